@@ -1,0 +1,23 @@
+"""What every test needs: a quiet TensorFlow, repeatable property tests, and no settings left behind."""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("thaw", deadline=None, max_examples=50, derandomize=True, database=None)
+settings.load_profile("thaw")
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing_behind(tmp_path_factory, monkeypatch):
+    """Caches go to a folder of the test session; the dtype policy is put back."""
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    yield
+    keras = sys.modules.get("keras")
+    if keras is not None and keras.config.dtype_policy().name != "float32":
+        keras.config.set_dtype_policy("float32")

@@ -1,0 +1,95 @@
+"""The cache of decoded pictures."""
+
+import errno
+import hashlib
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from thaw.data.decoded_cache import decoded
+
+DATA = b"the picture"
+KEY = hashlib.sha256(DATA).hexdigest()
+
+
+def counting(calls):
+    def decode(data, size):
+        calls.append(data)
+        return np.arange(size * size * 3, dtype=np.uint8).reshape(size, size, 3)
+
+    return decode
+
+
+def test_decoding_is_paid_once(tmp_path):
+    calls = []
+    path, first = decoded(DATA, KEY, 4, decode=counting(calls), folder=tmp_path)
+    again, second = decoded(DATA, KEY, 4, decode=counting(calls), folder=tmp_path)
+    assert path == again == str(tmp_path / KEY[:2] / f"{KEY}-4-1.u8")
+    assert len(calls) == 1
+    assert (first == second).all()
+    assert first.shape == (4, 4, 3)
+    decoded(DATA, KEY, 5, decode=counting(calls), folder=tmp_path)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("length", [0, 47, 49])
+def test_an_entry_of_the_wrong_length_is_made_again(tmp_path, length):
+    calls = []
+    path, first = decoded(DATA, KEY, 4, decode=counting(calls), folder=tmp_path)
+    with open(path, "wb") as file:
+        file.write(b"x" * length)
+    _, second = decoded(DATA, KEY, 4, decode=counting(calls), folder=tmp_path)
+    assert len(calls) == 2
+    assert (first == second).all()
+    assert os.path.getsize(path) == 48
+
+
+def test_many_at_once_leave_one_whole_entry_and_no_other_file(tmp_path):
+    results = []
+    work = lambda: results.append(decoded(DATA, KEY, 8, decode=counting([]), folder=tmp_path)[1].sum())  # noqa: E731
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    assert len(set(results)) == 1
+    assert [f.name for f in tmp_path.rglob("*") if f.is_file()] == [f"{KEY}-8-1.u8"]
+
+
+def test_the_default_folder_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("THAW_CACHE", raising=False)
+    assert decoded(DATA, KEY, 2, decode=counting([]))[0].startswith(f"{tmp_path}/home/.cache/thaw/decoded/")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert decoded(DATA, KEY, 2, decode=counting([]))[0].startswith(f"{tmp_path}/xdg/thaw/decoded/")
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "own"))
+    assert decoded(DATA, KEY, 2, decode=counting([]))[0].startswith(f"{tmp_path}/own/decoded/")
+
+
+def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match=r"the disk is full at .*: free some space, or set THAW_CACHE"):
+        decoded(DATA, KEY, 2, decode=counting([]), folder=tmp_path)
+    assert [f for f in tmp_path.rglob("*") if f.is_file()] == []
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"the cache of decoded pictures cannot be written at .*file"):
+        decoded(DATA, KEY, 2, decode=counting([]), folder=tmp_path / "file")
+
+
+def test_a_bad_picture_leaves_no_entry(tmp_path):
+    def decode(data, size):
+        raise ValueError("is damaged")
+
+    with pytest.raises(ValueError, match="is damaged"):
+        decoded(DATA, KEY, 2, decode=decode, folder=tmp_path)
+    assert list(tmp_path.rglob("*.u8")) == []

@@ -1,0 +1,69 @@
+"""Every form of labelled data gives the same labels and probabilities."""
+
+import numpy as np
+import pytest
+
+from thaw.examples import Examples
+from thaw.measuring.predict_probabilities import predict_probabilities
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(10, 3)).astype("float32"), RNG.integers(0, 3, 10)
+
+
+@pytest.fixture(scope="module")
+def model():
+    import keras
+
+    return keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+
+
+def dataset(y):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((X, y))
+
+
+def test_all_forms_of_data_say_the_same(model):
+    expected = np.exp(X) / np.exp(X).sum(axis=1, keepdims=True)
+    for data in (
+        (X, Y),
+        [X, Y, np.ones(10)],
+        Examples(x=X, y=Y),
+        dataset(Y).batch(4),
+        dataset(Y[:, None]).batch(3),
+        dataset(np.eye(3)[Y]).batch(4),
+        dataset(Y.astype("float32")).batch(4),
+        dataset(Y).batch(4).map(lambda x, y: (x, y, y * 0 + 1)),
+    ):
+        y, p = predict_probabilities(model, data, batch_size=4)
+        assert y.tolist() == Y.tolist()
+        assert y.dtype == np.int64
+        assert p == pytest.approx(expected, abs=1e-6)
+
+
+def test_labels_and_probabilities_stay_together_in_a_shuffled_data_set(model):
+    y, p = predict_probabilities(model, dataset(X.argmax(axis=1)).shuffle(10).batch(4))
+    assert (p.argmax(axis=1) == y).all()
+
+
+def test_augmentation_is_left_out(model):
+    examples = Examples(x=X, y=Y, augment=lambda x, seed: x * 0)
+    assert predict_probabilities(model, examples)[1].argmax(axis=1).tolist() == X.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: dataset(Y).batch(4).repeat(), "never ends; measure on one without repeat"),
+        (lambda: dataset(np.full((10, 3), 1 / 3)).batch(4), "shares of several classes"),
+        (lambda: dataset(Y + 0.5).batch(4), "labels are float64; expected class numbers 0 to 2"),
+        (lambda: dataset(np.zeros((10, 2))).batch(4), r"labels of shape \(10, 2\) for 10 examples"),
+        (lambda: dataset(Y).batch(4).map(lambda x, y: x), "inputs and no labels"),
+        (lambda: (X, Y, Y, Y), "4 arrays"),
+        (lambda: "photos/", "The data are a str; expected thaw.Examples"),
+        (lambda: (X, Y[:4]), "10 inputs and 4 labels"),
+    ],
+)
+def test_what_cannot_be_read_is_named(model, data, message):
+    with pytest.raises(ValueError, match=message):
+        predict_probabilities(model, data())

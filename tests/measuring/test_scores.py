@@ -1,0 +1,171 @@
+"""Scores against scikit-learn, by hand, and their intervals."""
+
+import json
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thaw.measuring.scores import HEADLINES, scores
+
+
+def drawn(n, k, seed=0, ties=False):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(k), n)
+    if ties:
+        p = np.maximum(np.round(p, 1), 0.05)
+        p /= p.sum(axis=1, keepdims=True)
+    y = np.array([rng.choice(k, p=row) for row in p])
+    y[:k] = np.arange(k)
+    return y, p
+
+
+@given(n=st.integers(12, 80), k=st.integers(2, 5), seed=st.integers(0, 10**6), ties=st.booleans())
+def test_the_figures_are_those_of_scikit_learn(n, k, seed, ties):
+    y, p = drawn(n, k, seed, ties)
+    found, said = scores(y, p), p.argmax(axis=1)
+    auc = (
+        sklearn.metrics.roc_auc_score(y, p[:, 1]) if k == 2 else sklearn.metrics.roc_auc_score(y, p, multi_class="ovr")
+    )
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(y, said),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(y, said),
+        "macro_f1": sklearn.metrics.f1_score(y, said, average="macro"),
+        "roc_auc": auc,
+        "log_loss": sklearn.metrics.log_loss(y, np.maximum(p, 1e-7)),
+    }
+    assert {name: found[name]["value"] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert found["confusion"] == sklearn.metrics.confusion_matrix(y, said).tolist()
+    reference = sklearn.metrics.precision_recall_fscore_support(y, said, zero_division=np.nan)
+    for name, column in zip(("precision", "recall", "f1", "support"), reference):
+        mine = [np.nan if row[name] is None else row[name] for row in found["classes"]]
+        assert mine == pytest.approx(list(column), nan_ok=True)
+
+
+def test_calibration_error_by_hand():
+    # Bin (0.6, 0.667] holds 0.65 twice, one right; bin (0.867, 0.933] holds 0.9 twice, both right.
+    p = np.array([[0.65, 0.35], [0.35, 0.65], [0.9, 0.1], [0.1, 0.9]])
+    found = scores(np.array([0, 0, 0, 1]), p)
+    assert found["calibration_error"]["value"] == pytest.approx((abs(1 - 1.3) + abs(2 - 1.8)) / 4)
+
+
+def test_an_interval_by_hand():
+    # Of 400 examples 300 are right: the normal approximation is 0.75 +- 1.96 sqrt(0.75 0.25 / 400).
+    y = np.repeat([0, 1], 200)
+    right = np.arange(400) % 4 > 0
+    p = np.where((y == 1) == right, 0.8, 0.2)
+    found = scores(y, np.stack([1 - p, p], axis=1))["accuracy"]
+    assert found == {
+        "value": 0.75,
+        "low": pytest.approx(0.75 - 0.0424, abs=0.006),
+        "high": pytest.approx(0.75 + 0.0424, abs=0.006),
+    }
+
+
+def test_the_intervals_hold_the_truth_about_as_often_as_they_say():
+    y, p = drawn(100_000, 2, seed=1)
+    said = p.argmax(axis=1)
+    truth = {
+        "accuracy": (said == y).mean(),
+        "macro_f1": sklearn.metrics.f1_score(y, said, average="macro"),
+        "roc_auc": sklearn.metrics.roc_auc_score(y, p[:, 1]),
+        "log_loss": sklearn.metrics.log_loss(y, p),
+    }
+    held = dict.fromkeys(truth, 0)
+    for i in range(100):
+        part = slice(200 * i, 200 * i + 200)
+        found = scores(y[part], p[part])
+        for name, value in truth.items():
+            held[name] += found[name]["low"] <= value <= found[name]["high"]
+    assert all(87 <= count <= 100 for count in held.values()), held
+
+
+def test_the_calibration_errors_interval_holds_its_figure():
+    # A resample alone is always less calibrated than the sample: untouched, its interval lies above the figure.
+    for seed in range(20):
+        found = scores(*drawn(300, 2, seed))["calibration_error"]
+        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+
+
+def test_the_same_seed_gives_the_same_intervals_and_another_does_not():
+    y, p = drawn(60, 3)
+    assert scores(y, p, seed=5) == scores(y, p, seed=5)
+    assert scores(y, p, seed=5)["accuracy"] != scores(y, p, seed=6)["accuracy"]
+
+
+def test_a_class_that_is_absent_is_said():
+    y, p = drawn(30, 3)
+    y[y == 2] = 0
+    found = scores(y, p, labels=["ant", "bee", "cat"])
+    assert found["roc_auc"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "reason": 'the data have no example of "cat"',
+    }
+    assert found["notes"] == ['The data have no example of "cat"; macro figures leave such classes out.']
+    recall = sklearn.metrics.recall_score(y, p.argmax(axis=1), average=None, labels=[0, 1])
+    assert found["balanced_accuracy"]["value"] == pytest.approx(recall.mean())
+    assert found["classes"][2] | {"precision": 0.0} == {
+        "label": "cat",
+        "precision": 0.0,
+        "recall": None,
+        "f1": 0.0,
+        "support": 0,
+    }
+
+
+def test_all_right_is_not_certainty():
+    found = scores(np.repeat([0, 1], 10), np.repeat(np.eye(2), 10, axis=0))
+    assert found["accuracy"]["low"] == pytest.approx(0.025 ** (1 / 20))  # Clopper and Pearson's closed form
+    assert found["accuracy"]["high"] == 1
+    assert found["notes"][0].startswith("All of the 20 examples are right;")
+
+
+def test_few_examples_have_no_interval_but_a_reason():
+    one = scores(np.array([1]), np.array([[0.4, 0.6]]))
+    assert one["log_loss"]["low"] is None
+    assert one["log_loss"]["reason"] == "one example allows no interval"
+    two = scores(np.array([0, 1]), np.array([[0.6, 0.4], [0.7, 0.3]]))
+    assert two["roc_auc"]["reason"] == "too few examples of a class for an interval"
+
+
+def test_too_large_an_interval_is_left_out_and_said(monkeypatch):
+    monkeypatch.setitem(scores.__globals__, "MOST_RANKS", 50)
+    y, p = drawn(30, 3)
+    found = scores(y, p)
+    assert found["roc_auc"]["value"] == pytest.approx(sklearn.metrics.roc_auc_score(y, p, multi_class="ovr"))
+    assert found["roc_auc"]["reason"] == "too many examples and classes (30 x 3) for an interval"
+    assert found["accuracy"]["low"] is not None
+
+
+def test_it_goes_into_json():
+    y, p = drawn(20, 3)
+    found = scores(y, p)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert set(HEADLINES) < set(found)
+
+
+@pytest.mark.parametrize(
+    ("y", "p", "labels", "message"),
+    [
+        ([0, 1], [0.5, 0.5], None, r"p has shape \(2,\); expected \(examples, classes\)"),
+        ([0], [[1.0]], None, "with at least 2 classes"),
+        ([0, 1, 1], [[0.5, 0.5]] * 2, None, r"y is int64 of shape \(3,\); expected 2 class numbers"),
+        ([0.5, 1], [[0.5, 0.5]] * 2, None, "y is float64"),
+        ([0, 2], [[0.5, 0.5]] * 2, None, "y goes from 0 to 2; the model has the classes 0 to 1"),
+        ([-1, 0], [[0.5, 0.5]] * 2, None, "y goes from -1 to 0"),
+        ([0, 1], [[3.0, -2.0]] * 2, None, "expected probabilities, not logits"),
+        ([0, 1], [[0.5, 0.5]] * 2, ["a"], "There are 1 labels and 2 classes"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(y, p, labels, message):
+    with pytest.raises(ValueError, match=message):
+        scores(np.array(y), np.array(p), labels=labels)
+
+
+def test_nothing_to_score():
+    with pytest.raises(ValueError, match="There are no examples"):
+        scores(np.zeros(0, int), np.zeros((0, 2)))

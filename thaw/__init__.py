@@ -1,0 +1,62 @@
+"""Fine-tuning for Keras: a plain ``keras.Model`` goes in, and a plain ``keras.Model`` comes out.
+
+The names below are imported when they are first used: ``import thaw`` and ``thaw --help`` take no time.
+
+Example:
+    >>> import thaw
+    >>> thaw.Phase(name="head", epochs=5, train="head").epochs
+    5
+"""
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Examples": "thaw.examples",
+    "Phase": "thaw.plan",
+    "Plan": "thaw.plan",
+    "Stage": "thaw.stages",
+    "attach_head": "thaw.tuning.attach_head",
+    "augment": "thaw.data.augment",
+    "backbone": "thaw.backbones.backbone",
+    "check_path": "thaw.jobs.check_path",
+    "decode": "thaw.data.decode",
+    "dry_run": "thaw.tuning.dry_run",
+    "evaluate": "thaw.measuring.evaluate",
+    "evaluate_run": "thaw.jobs.evaluate_run",
+    "freeze": "thaw.tuning.freeze",
+    "images": "thaw.data.images",
+    "load_run": "thaw.shipping.run_folder",
+    "lock_run": "thaw.shipping.lock_run",
+    "movement": "thaw.tuning.movement",
+    "per_stage": "thaw.tuning.per_stage",
+    "precompute": "thaw.tuning.precompute",
+    "predict": "thaw.shipping.predict",
+    "predict_files": "thaw.jobs.predict_files",
+    "predict_probabilities": "thaw.measuring.predict_probabilities",
+    "preflight": "thaw.tuning.preflight",
+    "reproducible": "thaw.jobs.reproducible",
+    "schedule": "thaw.tuning.schedule",
+    "scores": "thaw.measuring.scores",
+    "split": "thaw.tuning.split",
+    "stages_of": "thaw.stages",
+    "tune": "thaw.tuning.tune",
+    "tune_pictures": "thaw.jobs.tune_pictures",
+    "verify_run": "thaw.shipping.run_folder",
+    "write_run": "thaw.shipping.run_folder",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module 'thaw' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

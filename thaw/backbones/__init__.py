@@ -1,0 +1,1 @@
+"""Pre-trained models at hand: raw pixels in, features out, preprocessing inside."""

@@ -1,0 +1,1 @@
+"""In: files to examples, nothing more."""

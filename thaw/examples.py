@@ -1,0 +1,200 @@
+"""Examples: what a model is tuned and measured on, in an order that can be computed anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Examples:
+    """Inputs and labels with random access, so that any epoch's order is a pure function of the seed.
+
+    A ``tf.data.Dataset`` can only be read from its beginning. To resume a run to the bit, and to keep
+    what the standing part of a model computed for every example, the order must be known without
+    reading: it is here a function of (seed, epoch), and the augmentation of (seed, epoch, example).
+
+    Args:
+        x: inputs, ``(n, ...)``, an array or memory map; or ``(n,)`` strings for ``load``;
+            or ``(views, n, ...)`` with ``views``.
+        y: labels, ``(n,)`` class numbers, or ``(n, ...)`` targets.
+        weight: ``(n,)`` weights in the loss, or ``None``.
+        load: TensorFlow function from one element of ``x`` to one input of fixed shape.
+        augment: TensorFlow function from (one input, seed of shape ``(2,)``) to one input. Pure.
+        keys: ``(n,)`` int64, one per example, made from its content; the augmentation follows the key, so
+            that it stays with a picture when others are added.
+        views: when given, ``x`` holds this many versions of each example and epoch ``e`` reads version
+            ``e % views``.
+
+    Raises:
+        ValueError: the arrays do not belong together.
+
+    Example:
+        >>> import numpy as np
+        >>> from thaw.examples import Examples
+        >>> examples = Examples(x=np.arange(6.0).reshape(3, 2), y=np.array([0, 1, 0]))
+        >>> len(examples), examples.steps(2)
+        (3, 2)
+        >>> [y.numpy().tolist() for x, y in examples.ordered(2)]
+        [[0, 1], [0]]
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray | None = None
+    load: Callable | None = None
+    augment: Callable | None = None
+    keys: np.ndarray | None = None
+    views: int | None = None
+
+    def __post_init__(self):
+        n = len(self.y)
+        rows = self.x.shape[1] if self.views else len(self.x)
+        if n == 0:
+            raise ValueError("There are no examples; expected at least one.")
+        if rows != n:
+            raise ValueError(f"There are {rows} inputs and {n} labels; expected one label for each input.")
+        if self.views and self.x.shape[0] != self.views:
+            raise ValueError(f"x holds {self.x.shape[0]} versions, but views={self.views}.")
+        for name in ("weight", "keys"):
+            value = getattr(self, name)
+            if value is not None and len(value) != n:
+                raise ValueError(f"There are {n} examples and {len(value)} {name}; expected one for each.")
+
+    def __len__(self):
+        return len(self.y)
+
+    def steps(self, batch_size):
+        """Number of batches in one epoch; the last one may be smaller."""
+        return -(-len(self) // batch_size)
+
+    def take(self, indices):
+        """The examples at ``indices``, in that order."""
+        part = {
+            name: None if value is None else value[indices]
+            for name in ("y", "weight", "keys")
+            for value in [getattr(self, name)]
+        }
+        return dataclasses.replace(self, x=self.x[:, indices] if self.views else self.x[indices], **part)
+
+    def ordered(self, batch_size, view=None, seed=0):
+        """A finite ``tf.data.Dataset`` of batches in the given order, not augmented unless a view is named.
+
+        Args:
+            batch_size: examples in a batch.
+            view: number of the augmented version (with ``views``: of the stored one), or ``None``.
+            seed: seed of the augmentation.
+        """
+        import tensorflow as tf
+
+        order = tf.data.Dataset.range(len(self)).map(lambda i: (i, tf.constant(view or 0, tf.int64)))
+        augmented = view is not None and self.augment is not None
+        return self._batches(order, batch_size, seed, augmented).prefetch(2)
+
+    def epochs(self, batch_size, seed, first=0, views=None):
+        """An endless ``tf.data.Dataset`` of shuffled, augmented batches, epoch after epoch.
+
+        Give it to ``fit`` with ``steps_per_epoch=examples.steps(batch_size)``.
+
+        Args:
+            batch_size: examples in a batch.
+            seed: the order of epoch ``e`` is a function of ``(seed, e)`` alone.
+            first: number of the first epoch, to go on where a run stopped.
+            views: repeat the augmentations of this many epochs in turn, instead of new ones for ever.
+        """
+        import tensorflow as tf
+
+        n = len(self)
+
+        def order(epoch):
+            shuffled = tf.random.experimental.stateless_shuffle(
+                tf.range(n, dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
+            )
+            versions = self.views or views
+            view = epoch % versions if versions else epoch
+            return tf.data.Dataset.from_tensor_slices((shuffled, tf.fill([n], view)))
+
+        epochs = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+        # Batches never straddle two epochs.
+        return epochs.flat_map(
+            lambda epoch: self._batches(order(epoch), batch_size, seed, self.augment is not None)
+        ).prefetch(4)
+
+    def _batches(self, order, batch_size, seed, augmented):
+        import tensorflow as tf
+
+        parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+        if self.load is None and not augmented:
+            return order.batch(batch_size).map(self._gather, **parallel)
+        keys = tf.constant(self.content_keys)
+
+        def one(i, view):
+            x, *rest = self._gather(i, view)
+            if self.load is not None:
+                x = self.load(x)
+            if augmented:
+                key = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), view]), keys[i])
+                x = self.augment(x, tf.cast(key % (2**31 - 1), tf.int32))
+            return x, *rest
+
+        return order.map(one, **parallel).batch(batch_size, **parallel)
+
+    def _gather(self, i, view):
+        """Inputs, labels and weights at ``i``, one index or a batch of them."""
+        import tensorflow as tf
+
+        if self.x.dtype.kind in "UO":
+            x = tf.gather(self._paths, i)
+        else:
+            rows = self.x
+            # A view is the same for a whole batch: batches never straddle epochs.
+            if self.views:
+                read = lambda i, view: rows[np.ravel(view)[0], i]  # noqa: E731
+            else:
+                read = lambda i, view: np.asarray(rows[i])  # noqa: E731
+            shape = rows.shape[2:] if self.views else rows.shape[1:]
+            x = tf.numpy_function(read, [i, view], tf.as_dtype(rows.dtype), stateful=False)
+            x.set_shape((*i.shape, *shape))
+        y = tf.gather(self._labels, i)
+        return (x, y) if self.weight is None else (x, y, tf.gather(self._weights, i))
+
+    # Tables that the graph reads. Made once, and outside any graph that happens to be traced just then.
+
+    @functools.cached_property
+    def _paths(self):
+        import tensorflow as tf
+
+        with tf.init_scope():
+            return tf.constant(self.x.tolist())
+
+    @functools.cached_property
+    def _labels(self):
+        import tensorflow as tf
+
+        with tf.init_scope():
+            return tf.constant(np.asarray(self.y))
+
+    @functools.cached_property
+    def _weights(self):
+        import tensorflow as tf
+
+        with tf.init_scope():
+            return tf.constant(np.asarray(self.weight, np.float32))
+
+    @functools.cached_property
+    def content_keys(self):
+        """``(n,)`` int64: the keys given, or those made from ``x``."""
+        if self.keys is not None:
+            return np.asarray(self.keys, np.int64)
+        rows = self.x.swapaxes(0, 1) if self.views else self.x
+        return np.array(
+            [int.from_bytes(hashlib.sha256(_content(row)).digest()[:8], "little", signed=True) for row in rows]
+        )
+
+
+def _content(row):
+    return row.encode() if isinstance(row, str) else np.ascontiguousarray(row).tobytes()

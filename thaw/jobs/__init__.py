@@ -1,0 +1,1 @@
+"""Whole jobs: what a command does, as functions that put the folders' pieces together."""

@@ -1,0 +1,100 @@
+"""The main job: pictures and a backbone in, a run folder out."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+
+def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callbacks=()):
+    """Fine-tune a backbone on pictures and leave a run folder.
+
+    The model is trained by ``plan``, measured on the test pictures (on the validation pictures where there
+    are none) and written with all that belongs to it. Given again with the same arguments after it was cut
+    off, even by ``kill -9``, it goes on, and the final weights have the same bits as without the cut, if
+    ``reproducible(seed)`` was called before the backbone was built.
+
+    Args:
+        pictures: from :func:`thaw.images`; its ``train`` may have an ``augment``.
+        out: the run folder; made if need be.
+        backbone: from :func:`thaw.backbone`, without a head, for pictures of the same size.
+        plan: a :class:`thaw.Plan`.
+        batch_size: pictures in a batch.
+        seed: of the order, the augmentation, and the intervals of the measurement.
+        callbacks: Keras callbacks, as in :func:`thaw.tune`.
+
+    Returns:
+        ``(model, metrics, history)``: a plain ``keras.Model``, what :func:`thaw.evaluate` measured on the split
+        named by ``metrics["split"]``, and the ``keras.callbacks.History``.
+
+    Raises:
+        ValueError: a mistake found before the first step, or a folder that holds another run.
+        FloatingPointError: the training diverged.
+        OSError: the disk is full.
+
+    Example:
+        >>> from thaw import Plan, backbone, images, tune_pictures
+        >>> pictures = images("photos")                                     # doctest: +SKIP
+        >>> model, metrics, history = tune_pictures(                        # doctest: +SKIP
+        ...     pictures, "runs/photos", backbone=backbone(), plan=Plan.named("probe_then_tune"))
+    """
+    import keras
+
+    from thaw.measuring.evaluate import evaluate
+    from thaw.shipping.lock_run import lock_run
+    from thaw.shipping.run_folder import write_run
+    from thaw.tuning.attach_head import attach_head
+    from thaw.tuning.tune import tune
+
+    out = Path(out)
+    train = pictures.train
+    if pictures.class_weight:
+        balance = np.array([pictures.class_weight[i] for i in range(len(pictures.labels))], np.float32)
+        own = 1.0 if train.weight is None else np.asarray(train.weight, np.float32)
+        train = dataclasses.replace(train, weight=balance[train.y] * own)
+    with lock_run(out):
+        if (out / "manifest.json").exists():
+            raise ValueError(
+                f"{out} holds a finished run; give another folder with -o, or delete this one to run again."
+            )
+        work = out / "unfinished"
+        model = attach_head(backbone, len(pictures.labels), seed=seed)
+        model.compile(
+            keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        board = keras.callbacks.TensorBoard(out / "tensorboard", write_graph=False)
+        history = tune(
+            model,
+            plan,
+            (train, pictures.validation),
+            batch_size=batch_size,
+            seed=seed,
+            callbacks=[*callbacks, board],
+            folder=work,
+        )
+        split = "test" if pictures.test is not None else "validation"
+        metrics = {"split": split} | evaluate(
+            model, getattr(pictures, split), labels=pictures.labels, batch_size=batch_size, seed=seed
+        )
+        metrics["moved"] = history.moved
+        metrics["notes"] = [*pictures.notes, *history.notes, *metrics["notes"]]
+        write_run(
+            out,
+            model,
+            pictures.labels,
+            plan=plan.to_toml(),
+            tables={
+                "history": history.history,
+                "quarantine": {
+                    "path": [bad.path for bad in pictures.quarantine],
+                    "reason": [bad.reason for bad in pictures.quarantine],
+                },
+            },
+            metrics=metrics,
+            about={"seed": seed, "data_sha256": pictures.digest},
+        )
+        shutil.rmtree(work, ignore_errors=True)
+    return model, metrics, history

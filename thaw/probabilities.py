@@ -1,0 +1,106 @@
+"""What a classifier says, as probabilities, whatever its last layer puts out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def probabilities(model, batches):
+    """Run a classifier over batches of inputs and give one probability for each class.
+
+    A softmax is taken as it is; a linear last layer puts out logits, which go through the softmax; a single
+    unit is the probability, or the logit, of class 1. The model is only called: its weights, its compilation
+    and the state of its random layers are the same afterwards.
+
+    Args:
+        model: a ``keras.Model`` with one output of shape ``(n, classes)`` or ``(n, 1)``.
+        batches: iterable of inputs as the model takes them, each with the batch axis in front.
+
+    Returns:
+        Float64 array ``(n, classes)`` whose rows sum to 1.
+
+    Raises:
+        ValueError: the model does not put out one score for each class, or not a number.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw.probabilities import probabilities
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        >>> probabilities(model, [np.zeros((1, 2))]).tolist()
+        [[0.5, 0.5]]
+    """
+    import keras
+    import tensorflow as tf
+
+    outputs = len(keras.tree.flatten(model.outputs))
+    if outputs != 1:
+        raise ValueError(
+            f"{model.name} has {outputs} outputs; expected one with a score for each class. "
+            "Make a keras.Model with that output."
+        )
+    # Layers that are random also in inference, and layers that count their calls, keep their state here.
+    state = [(v, v.numpy()) for v in model.non_trainable_variables]
+    run, rows = None, []
+    for batch in batches:
+        batch = keras.tree.map_structure(tf.convert_to_tensor, batch)
+        if run is None:  # one trace for batches of any size; no jit, which on a CPU is slow for convolutions
+            spec = keras.tree.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), batch)
+            run = tf.function(lambda inputs: model(inputs, training=False), input_signature=[spec])
+        rows.append(np.asarray(keras.tree.flatten(run(batch))[0], np.float64))
+    for variable, value in state:
+        if not np.array_equal(variable.numpy(), value, equal_nan=variable.dtype != "string"):
+            variable.assign(value)
+    if not rows:
+        raise ValueError("There are no inputs; expected at least one batch.")
+    return _as_probabilities(model, np.concatenate(rows))
+
+
+def _as_probabilities(model, out):
+    if out.ndim != 2:
+        raise ValueError(
+            f"{model.name} puts out shape {out.shape[1:]} for one input; expected a score for each class. "
+            "Put a head on it: attach_head(model, classes)."
+        )
+    wrong = int((~np.isfinite(out)).any(axis=1).sum())
+    if wrong:
+        raise ValueError(
+            f"{model.name} puts out NaN or infinity for {wrong} of {len(out)} inputs; expected numbers. "
+            "Its weights may be damaged: load an earlier model."
+        )
+    kind, single = _kind(model, out), out.shape[1] == 1
+    if kind == "sigmoid" and not single:
+        raise ValueError(
+            f"{model.name} ends in {out.shape[1]} sigmoid units, which are independent of one another; "
+            "expected one class for each input: a softmax, or a single sigmoid unit."
+        )
+    if kind == "softmax" and single:
+        raise ValueError(
+            f"{model.name} ends in a softmax over a single unit, which is always 1; give it 2 units, or a sigmoid."
+        )
+    if kind == "logits":
+        out = np.concatenate([np.zeros_like(out), out], axis=1) if single else out
+        out = np.exp(out - out.max(axis=1, keepdims=True))
+    elif single:
+        out = np.concatenate([1 - out, out], axis=1)
+    return out / out.sum(axis=1, keepdims=True)  # half precision does not sum to 1 by itself
+
+
+def _kind(model, out):
+    """``softmax``, ``sigmoid`` or ``logits``: by the last layer, or else by the numbers."""
+    import keras
+
+    last = model
+    while isinstance(last, keras.Model) and last.layers:
+        last = last.layers[-1]
+    if isinstance(last, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(last, "activation", None)
+    if activation in (keras.activations.softmax, keras.activations.sigmoid):
+        return activation.__name__
+    if activation is keras.activations.linear:
+        return "logits"
+    if out.min() < 0 or out.max() > 1:
+        return "logits"
+    if out.shape[1] == 1:
+        return "sigmoid"
+    return "softmax" if np.allclose(out.sum(axis=1), 1, atol=1e-2) else "logits"

@@ -1,0 +1,1 @@
+"""Out: the run folder, and what is done with a finished model."""

@@ -1,0 +1,1 @@
+"""Changes the model: head, freezing, rates, and the loop that runs a plan."""

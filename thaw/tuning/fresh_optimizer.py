@@ -1,0 +1,38 @@
+"""A new optimizer like another."""
+
+
+def fresh_optimizer(optimizer, learning_rate=None):
+    """Make an optimizer of the same class and settings, with nothing learned yet.
+
+    An optimizer belongs to one set of variables: after unfreezing, the old one raises "Unknown variable".
+
+    Args:
+        optimizer: a Keras optimizer, its name, or one inside a ``LossScaleOptimizer``.
+        learning_rate: a number or a schedule to use instead of its own.
+
+    Returns:
+        The new optimizer.
+
+    Example:
+        >>> import keras
+        >>> from thaw.tuning.fresh_optimizer import fresh_optimizer
+        >>> fresh_optimizer(keras.optimizers.SGD(0.5, momentum=0.9), 0.25).momentum
+        0.9
+    """
+    import keras
+
+    optimizer = keras.optimizers.get(optimizer)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    config = inner.get_config()
+    if learning_rate is not None:
+        config["learning_rate"] = learning_rate
+    fresh = type(inner).from_config(config)
+    # Which variables do not decay is set by a call, and is in no config.
+    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if hasattr(inner, name):
+            setattr(fresh, name, getattr(inner, name))
+    if inner is optimizer:
+        return fresh
+    return keras.optimizers.LossScaleOptimizer(
+        fresh, initial_scale=optimizer.initial_scale, dynamic_growth_steps=optimizer.dynamic_growth_steps
+    )

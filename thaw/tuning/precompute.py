@@ -1,0 +1,116 @@
+"""Run what stands still once, and keep what it says about every example."""
+
+import dataclasses
+import functools
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from thaw.examples import Examples
+
+
+def precompute(prefix, examples, file, *, batch_size=32, views=None, seed=0, progress=None):
+    """Run ``prefix`` once over the examples and keep its output in a file that is read by memory map.
+
+    In TensorFlow on a CPU the output of one picture has the same bits wherever it stands in a batch of the
+    same size; run the prefix at the batch size of the training, and training on what was kept gives what
+    training through the prefix would have given.
+
+    Args:
+        prefix: from :func:`thaw.split`; run with ``training=False``.
+        examples: what goes in.
+        file: where the output is kept; written beside and renamed, an ``.npy``.
+        batch_size: of the training that follows.
+        views: keep this many augmented versions of each example, one for each epoch in turn; ``None`` for
+            the example as it is.
+        seed: of the augmentation.
+        progress: called with (done, total) after each batch.
+
+    Returns:
+        :class:`thaw.Examples` with the prefix's output for ``x``.
+
+    Raises:
+        OSError: the disk is full.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw import Examples, precompute
+        >>> double = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(2.0)])
+        >>> examples = Examples(x=np.array([[1.0], [2.0]], "float32"), y=np.array([0, 1]))
+        >>> np.asarray(precompute(double, examples, "doubled.npy").x).tolist()
+        [[2.0], [4.0]]
+    """
+    import tensorflow as tf
+
+    file = Path(file)
+    n, steps = len(examples), examples.steps(batch_size)
+    shape = (n, *prefix.output_shape[1:])
+    if not file.exists():
+        run = tf.function(lambda x: prefix(x, training=False), reduce_retracing=True)
+        beside = file.with_name(file.name + ".partial")
+        dtype = np.dtype(prefix.output.dtype) if prefix.output.dtype != "bfloat16" else np.dtype("float32")
+        kept = np.lib.format.open_memmap(beside, "w+", dtype, (views, *shape) if views else shape)
+        for view in range(views or 1):
+            rows = kept[view] if views else kept
+            batches = examples.ordered(batch_size, view=view if views else None, seed=seed)
+            for step, (x, *_) in enumerate(batches):
+                begin = step * batch_size
+                rows[begin : begin + batch_size] = _full(run, x, batch_size)
+                if progress:
+                    progress(view * steps + step + 1, (views or 1) * steps)
+        kept.flush()
+        del kept
+        os.replace(beside, file)
+    x = np.load(file, mmap_mode="r")
+    return dataclasses.replace(examples, x=x, load=None, augment=None, keys=None, views=views)
+
+
+def precompute_phase(parts, phase, train, validation, run):
+    """The data of one phase behind what stands still, or ``None`` where that cannot be kept.
+
+    Args:
+        parts: from :func:`thaw.split`.
+        phase: the phase; its ``views`` say how many versions of each training example to keep.
+        train: what to train on.
+        validation: what to validate on, or ``None``.
+        run: where to work, at what batch size, with what seed, and whom to tell.
+    """
+    prefix, _ = parts
+    if not isinstance(train, Examples) or not isinstance(validation, Examples | None):
+        return None  # a data set is read in its own order only
+    views = phase.views if train.augment is not None else None
+    work = [(train, "train", views)] + ([] if validation is None else [(validation, "validation", None)])
+    item = 4 * int(np.prod(prefix.output_shape[1:]))
+    need, free = (item * sum(len(p) * (v or 1) for p, _, v in work), shutil.disk_usage(run.work).free)
+    if need > 0.8 * free:
+        run.log["notes"].append(
+            f'Phase "{phase.name}": {need / 1e9:.1f} GB of activations do not fit on the disk, where '
+            f"{free / 1e9:.1f} GB are free."
+        )
+        return None
+    total = sum(part.steps(run.batch_size) * (views or 1) for part, _, views in work)
+    kept, before = [], 0
+    for part, name, views in work:
+        file = run.work / f"{run.log['phase']}-{name}.npy"
+        tell = functools.partial(_tell, run, before, total)
+        options = {"batch_size": run.batch_size, "seed": run.seed}
+        kept.append(precompute(prefix, part, file, views=views, progress=tell, **options))
+        before += part.steps(run.batch_size) * (views or 1)
+    return kept[0], kept[1] if validation is not None else None
+
+
+def _tell(run, before, total, done, _):
+    run.tell("on_precompute", before + done, total)
+
+
+def _full(run, x, batch_size):
+    """Run a batch that is short at its full size: another size would give other bits."""
+    import tensorflow as tf
+
+    short = batch_size - int(x.shape[0])
+    if short == 0:
+        return run(x).numpy()
+    padded = tf.concat([x, tf.repeat(x[:1], short, axis=0)], axis=0)
+    return run(padded).numpy()[: x.shape[0]]

@@ -1,0 +1,50 @@
+"""What must be the same for a run to go on where it stopped."""
+
+import hashlib
+import json
+
+import numpy as np
+
+from thaw.examples import Examples
+
+
+def run_identity(model, plan, data, batch_size, seed):
+    """A digest of everything that a run's result depends on.
+
+    Args:
+        model: the compiled model, before its first step.
+        plan: the :class:`thaw.Plan`.
+        data: the parts of the data; of a ``tf.data.Dataset`` nothing is known without reading it.
+        batch_size: examples in a batch.
+        seed: of the order and the augmentation.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> import keras
+        >>> from thaw import Plan
+        >>> from thaw.tuning.run_identity import run_identity
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> len(run_identity(model, Plan.named("probe"), (), 32, 0))
+        64
+    """
+    import keras
+
+    digest = hashlib.sha256()
+    for part in data:
+        if isinstance(part, Examples):
+            digest.update(part.content_keys.tobytes() + np.asarray(part.y).tobytes())
+            if part.weight is not None:
+                digest.update(np.asarray(part.weight).tobytes())
+    for variable in model.weights:
+        digest.update(variable.numpy().tobytes())
+    settings = model._compile_config.config
+    for part in (keras.optimizers.get(settings["optimizer"]), keras.losses.get(settings["loss"])):
+        config = part.get_config() if hasattr(part, "get_config") else {}
+        config.pop("name", None)  # Keras numbers them within a process
+        name = getattr(part, "__name__", type(part).__name__)
+        digest.update(json.dumps([name, config], default=str, sort_keys=True).encode())
+    digest.update(f"{plan.to_toml()} {batch_size} {seed} {keras.__version__}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,76 @@
+"""Cut a model into what stands still in front and what moves."""
+
+from thaw.stages import calls_of, crossing_bytes
+
+
+def split(model):
+    """Cut the graph where the fewest bytes cross, in front of the first layer that moves.
+
+    Both parts share their variables with the model: training the suffix trains the model.
+
+    Args:
+        model: a flat functional ``keras.Model`` whose ``trainable`` flags say what moves.
+
+    Returns:
+        ``(prefix, suffix)``, two ``keras.Model``; or ``None`` when nothing stands still in front, or when
+        the model is nested, sequential or subclassed, so that it has to be trained whole.
+
+    Example:
+        >>> from thaw import attach_head, backbone, freeze, split
+        >>> model = attach_head(backbone(weights=None), 3)
+        >>> moving = freeze(model, "head")
+        >>> prefix, suffix = split(model)
+        >>> prefix.output_shape, suffix.output_shape
+        ((None, 1280), (None, 3))
+    """
+    import keras
+
+    if not isinstance(model, keras.Model) or isinstance(model, keras.Sequential):
+        return None
+    if any(isinstance(layer, keras.Model) for layer in model.layers):
+        return None
+    calls = calls_of(model)
+    if calls is None or len(model.inputs) != 1:
+        return None
+    first = _first_moving(calls)
+    sizes = crossing_bytes(model, calls)
+    tensors = {id(t): t for node in _nodes(model) for t in node.output_tensors}
+    # Position 0 is the input itself, with nothing in front of it to save.
+    places = range(1, first + 1)
+    if not places:
+        return None
+    cut = min(places, key=lambda i: (sizes[i], -i))
+    made = [key for call in calls[:cut] for key in call.outputs]
+    used = {key for call in calls[cut:] for key in call.inputs}
+    crossing = [tensors[key] for key in made if key in used]
+    if len(crossing) != 1 or any(id(t) in used for t in model.inputs):
+        return None
+    operations = list(model.operations)
+    nodes = [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in operations]
+    try:
+        return keras.Model(model.inputs, crossing[0]), keras.Model(crossing[0], model.outputs)
+    finally:
+        # Keras notes every graph a layer takes part in on the layer; a note too many and `layer.output` fails.
+        for op, inbound, outbound in nodes:
+            del op._inbound_nodes[inbound:]
+            del op._outbound_nodes[outbound:]
+
+
+def _first_moving(calls):
+    """Position of the first call that training changes: weights that move, or dropout above such weights."""
+    moving = [i for i, c in enumerate(calls) if getattr(c.layer, "trainable_variables", ())]
+    if not moving:
+        return 0
+    # Dropout right below the first weights that move belongs to them: it must go on dropping.
+    first = moving[0]
+    while first > 0 and not getattr(calls[first - 1].layer, "weights", ()) and _random(calls[first - 1].layer):
+        first -= 1
+    return first
+
+
+def _random(layer):
+    return "dropout" in type(layer).__name__.lower() or "noise" in type(layer).__name__.lower()
+
+
+def _nodes(model):
+    return [node for depth in model._nodes_by_depth.values() for node in depth]

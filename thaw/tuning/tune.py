@@ -1,0 +1,316 @@
+"""tune: run a plan."""
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from thaw.examples import Examples
+from thaw.stages import stages_of
+from thaw.tuning.best_weights import BestWeights
+from thaw.tuning.checkpoint import Checkpoint, assign, read_checkpoint, variables_of
+from thaw.tuning.freeze import freeze
+from thaw.tuning.fresh_optimizer import fresh_optimizer
+from thaw.tuning.movement import alarms, movement
+from thaw.tuning.per_stage import per_stage
+from thaw.tuning.precompute import precompute_phase
+from thaw.tuning.preflight import preflight
+from thaw.tuning.run_identity import run_identity
+from thaw.tuning.schedule import schedule
+from thaw.tuning.split import split
+from thaw.tuning.stop_when_not_finite import StopWhenNotFinite
+
+
+def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None):
+    """Fine-tune a compiled model, phase by phase.
+
+    The model's own loss, metrics and optimizer are used; each phase sets its learning rate. One best is kept
+    over all phases, by the first metric on the validation data (by its loss where there is no metric), and put
+    back at the end of each phase and of the run. For equal bits from run to run, call
+    ``keras.utils.set_random_seed`` and ``tf.config.experimental.enable_op_determinism`` before.
+
+    Args:
+        model: a built and compiled ``keras.Model``; changed in place, and compiled anew at the end with a fresh
+            copy of its own optimizer.
+        plan: a :class:`thaw.Plan`.
+        data: ``(train, validation)``, each :class:`thaw.Examples`, arrays ``(x, y)`` or ``(x, y, weight)``, or
+            a batched ``tf.data.Dataset``; ``validation`` may be ``None``. A data set keeps its own order, and
+            what stands still is then run in every epoch.
+        batch_size: examples in a batch.
+        seed: of the order of the examples and of their augmentation.
+        callbacks: Keras callbacks. They see the whole model also while only a part of it is computed. One that
+            steers the learning rate needs a phase with ``schedule="constant"`` and ``warmup=0``. Where a callback
+            has ``on_phase_begin(phase, moving)``, ``on_precompute(done, total)`` or ``on_phase_end(phase, moved,
+            notes)``, it is called too.
+        folder: where the run is kept after each epoch, so that the same call goes on where it stopped.
+
+    Returns:
+        A ``keras.callbacks.History`` over all phases. Each epoch also has its ``phase``, ``learning_rate`` and
+        ``seconds``; ``history.moved`` holds how far every stage moved in each phase, ``history.notes`` what
+        there is to say.
+
+    Raises:
+        ValueError: a mistake that was found before the first step, or a folder with another run.
+        FloatingPointError: the loss became NaN or infinite; the last good weights are back in the model.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw import Phase, Plan, tune
+        >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+        >>> y = (x[:, 0] > 0).astype("int32")
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"),
+        ...                           keras.layers.Dense(2, "softmax")])
+        >>> model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+        >>> plan = Plan([Phase(name="all", epochs=2, learning_rate=1e-2)])
+        >>> history = tune(model, plan, ((x, y), (x, y)))
+        >>> sorted(history.history)[:3]
+        ['accuracy', 'learning_rate', 'loss']
+    """
+    train, validation = (_examples(part) for part in data)
+    mistakes = preflight(model, train, plan, batch_size=batch_size, validation=validation)
+    if any(found.level == "error" for found in mistakes):
+        raise ValueError(" ".join(str(found) for found in mistakes if found.level == "error"))
+    settings = dict(model._compile_config.config)  # what the user gave to compile, as it was given
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thaw-")))
+        else:
+            work = Path(folder)
+            work.mkdir(parents=True, exist_ok=True)
+        run = _Run(
+            model=model,
+            stages=stages_of(model),
+            settings=settings,
+            best=BestWeights(model, _monitor(settings, validation)),
+            callbacks=list(callbacks),
+            batch_size=batch_size,
+            seed=seed,
+            work=work,
+            log={"phase": 0, "first": 0, "rows": [], "notes": [], "moved": {}},
+        )
+        run.log["identity"] = run_identity(model, plan, (train, validation), batch_size, seed)
+        saved = _take_up(run) if folder is not None else None
+        try:
+            for index in range(run.log["phase"], len(plan)):
+                run.log["phase"] = index
+                _run_phase(run, plan[index], train, validation, saved)
+                saved = None
+        finally:
+            # Nothing of ours stays in the model: a file saved from it names the user's optimizer and no other.
+            model.compile(**settings | {"optimizer": fresh_optimizer(settings["optimizer"])})
+    return _history(run)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What stays the same from phase to phase, and the log, which grows and is saved after every epoch."""
+
+    model: Any
+    stages: tuple
+    settings: dict
+    best: BestWeights
+    callbacks: list
+    batch_size: int
+    seed: int
+    work: Path
+    log: dict
+
+    def tell(self, event, *arguments):
+        for callback in self.callbacks:
+            if hasattr(callback, event):
+                getattr(callback, event)(*arguments)
+
+
+def _take_up(run):
+    """What an earlier call left in the folder, or ``None``."""
+    file = run.work / "checkpoint.npz"
+    if not file.exists():
+        return None
+    meta, arrays = read_checkpoint(file)
+    if meta["identity"] != run.log["identity"]:
+        raise ValueError(
+            f"{run.work} holds an unfinished run of another plan, model, data or seed; "
+            "give the same command again to go on with it, name another folder, or delete this one."
+        )
+    run.log.update({key: meta[key] for key in run.log})
+    run.best.value, run.best.tie, run.best.epoch = meta["best"]
+    run.best.weights = arrays.get("best")
+    return meta, arrays
+
+
+def _run_phase(run, phase, train, validation, saved):
+    model, best, log = run.model, run.best, run.log
+    moving = freeze(model, phase.train, phase.batchnorm)
+    run.tell("on_phase_begin", phase, moving)
+    if saved is None:
+        log["first"], start, over = len(log["rows"]), [v.numpy().copy() for v in model.weights], False
+    else:
+        meta, arrays = saved
+        start, over = arrays["start"], meta["stopped"] or meta["epoch"] >= log["first"] + phase.epochs
+        if over:
+            assign(variables_of(model), arrays["model"])
+    if not over:
+        # The loop of the design: cut, run what stands still once, compile what moves, fit it.
+        parts = split(model) if phase.views else None
+        cached = precompute_phase(parts, phase, train, validation, run) if parts else None
+        if cached:
+            fitted, (train, validation) = parts[1], cached
+        else:
+            fitted = model
+            if phase.views and phase.train != "all":
+                log["notes"].append(f'Phase "{phase.name}": all of the model is computed in every epoch.')
+        try:
+            _fit(run, phase, fitted, train, validation, start, saved)
+        except FloatingPointError:
+            assign(model.weights, start if best.weights is None else best.weights)
+            raise
+        for file in run.work.glob("*.npy"):
+            file.unlink()
+    best.restore()
+    moved = movement(run.stages, _by_stage(run, start))
+    log["moved"][phase.name] = [dataclasses.asdict(m) for m in moved]
+    # Where no epoch of this phase was better than what was there before it, its start was put back.
+    if best.epoch is not None and best.epoch >= log["first"]:
+        names = [stage.name for stage in moving]
+        notes = [f'Phase "{phase.name}": {alarm}' for alarm in alarms(moved, names, phase.batchnorm)]
+    else:
+        notes = [f'Phase "{phase.name}" found nothing better; the weights from before it were put back.']
+    log["notes"] += notes
+    run.tell("on_phase_end", phase, moved, notes)
+
+
+def _fit(run, phase, fitted, train, validation, start, saved):
+    model, first = run.model, run.log["first"]
+    steps = train.steps(run.batch_size) if isinstance(train, Examples) else int(train.cardinality())
+    optimizer = _compile(run, phase, fitted, steps)
+    own = [run.best, _Rows(phase.name, run.log["rows"])]
+    if getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False) and validation is not None:
+        own.insert(0, keras.callbacks.SwapEMAWeights())
+    counters = list(run.callbacks)
+    if phase.patience:
+        mode = "max" if run.best.higher_is_better else "min"
+        stopper = keras.callbacks.EarlyStopping(run.best.monitor, patience=phase.patience, mode=mode)
+        counters.append(stopper)
+        own.insert(0, stopper)
+    if fitted is not model:
+        own.append(_PassOnStop(model))
+    epoch = first if saved is None else saved[0]["epoch"]
+    own.append(Checkpoint(run.work / "checkpoint.npz", model, run.best, counters, run.log, start))
+    own[-1].restored = saved
+    callbacks = keras.callbacks.CallbackList(
+        [StopWhenNotFinite(phase.name), *run.callbacks, *own],
+        add_history=True,
+        model=fitted,
+        epochs=first + phase.epochs,
+        steps=steps,
+    )
+    for callback in run.callbacks:
+        callback.set_model(model)  # the user's see the whole model, whatever part of it is being fitted
+    if isinstance(train, Examples):
+        train = train.epochs(run.batch_size, run.seed, first=epoch, views=phase.views or None)
+    else:
+        train = train.repeat()
+    if isinstance(validation, Examples):
+        validation = validation.ordered(run.batch_size)
+    fitted.fit(
+        train,
+        steps_per_epoch=steps,
+        validation_data=validation,
+        initial_epoch=epoch,
+        epochs=first + phase.epochs,
+        callbacks=callbacks,
+        shuffle=False,  # the data are in their order already
+        verbose=0,
+    )
+
+
+def _compile(run, phase, fitted, steps):
+    """Compile what is fitted, and the whole model with the same optimizer, for the user's callbacks."""
+    rate = schedule(phase.schedule, phase.learning_rate, phase.epochs * steps, phase.warmup)
+    optimizer = per_stage(fresh_optimizer(run.settings["optimizer"], rate), run.stages, phase.stage_decay)
+    settings = run.settings | {"optimizer": optimizer}
+    if not _has_gpu():
+        settings["jit_compile"] = False  # XLA on a CPU makes convolution nets several times slower
+    fitted.compile(**settings)
+    optimizer = fitted.optimizer  # Keras may have put a LossScaleOptimizer around it
+    optimizer.build(fitted.trainable_variables)
+    if fitted is not run.model:
+        run.model.compile(**settings | {"optimizer": optimizer})
+    return optimizer
+
+
+class _Rows(keras.callbacks.Callback):
+    """One row of history an epoch."""
+
+    def __init__(self, phase, rows):
+        super().__init__()
+        self.phase, self.rows = phase, rows
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.began = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch + 1, "phase": self.phase} | {k: float(v) for k, v in (logs or {}).items()}
+        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        row["seconds"] = round(time.monotonic() - self.began, 3)
+        self.rows.append(row)
+
+
+class _PassOnStop(keras.callbacks.Callback):
+    """A user's callback stops the whole model; what is being fitted is its suffix."""
+
+    def __init__(self, whole):
+        super().__init__()
+        self.whole = whole
+
+    def on_train_begin(self, logs=None):
+        self.whole.stop_training = False
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = self.model.stop_training or self.whole.stop_training
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = self.model.stop_training or self.whole.stop_training
+
+
+def _history(run):
+    history = keras.callbacks.History()
+    history.set_model(run.model)
+    rows = run.log["rows"]
+    names = dict.fromkeys(name for row in rows for name in row)
+    history.epoch = [row["epoch"] - 1 for row in rows]
+    history.history = {name: [row.get(name) for row in rows] for name in names if name != "epoch"}
+    history.moved, history.notes = run.log["moved"], run.log["notes"]
+    return history
+
+
+def _by_stage(run, weights):
+    """The same weights in the order of the stages, as :func:`movement` takes them."""
+    by_variable = {id(v): value for v, value in zip(run.model.weights, weights)}
+    return [[[by_variable[id(w)] for w in layer.weights] for layer in stage.layers] for stage in run.stages]
+
+
+def _monitor(settings, validation):
+    if validation is None:
+        return "loss"
+    metrics = keras.tree.flatten(settings["metrics"] or settings["weighted_metrics"] or [])
+    names = [metric if isinstance(metric, str) else metric.name for metric in metrics if metric is not None]
+    return f"val_{names[0]}" if names else "val_loss"
+
+
+def _examples(part):
+    if isinstance(part, (tuple, list)):
+        x, y, *weight = part
+        return Examples(x=np.asarray(x), y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
+    return part
+
+
+def _has_gpu():
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
