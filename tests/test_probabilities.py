@@ -51,6 +51,31 @@ def test_where_the_last_layer_says_nothing_the_numbers_do():
     assert probabilities(model, [X])[0] == pytest.approx([0.25, 0.75], abs=1e-6)
 
 
+def test_a_softmax_that_is_no_layer_is_not_applied_twice():
+    import keras
+
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.ops.softmax(dense(2, None, np.eye(2))(inputs)))
+    nested = keras.Model(inputs, model(inputs))
+    for m in (model, nested):
+        assert probabilities(m, [X])[0] == pytest.approx([0.25, 0.75], abs=1e-6)
+
+
+def test_a_subclassed_model_is_judged_by_its_numbers():
+    import keras
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.last = keras.layers.Softmax()
+            self.first = keras.layers.Dense(2, kernel_initializer="identity")
+
+        def call(self, x):
+            return self.last(self.first(x))
+
+    assert probabilities(Own(), [X])[0] == pytest.approx([0.25, 0.75], abs=1e-6)
+
+
 def test_rows_of_half_precision_sum_to_one():
     import keras
 

@@ -137,12 +137,16 @@ def tune(
     chosen = _plan(plan, epochs, head_epochs, learning_rate)
     if (out / "manifest.json").exists():
         raise ValueError(f"{out} holds a finished run; give another folder with -o, or delete this one to run again.")
+    import dataclasses
+
+    from thaw.data.augment import augment
     from thaw.data.images import images
     from thaw.jobs.reproducible import reproducible
     from thaw.progress import Progress, counting
 
     if not data.exists():  # before the backbone, which takes seconds
         raise FileNotFoundError(f"{data} does not exist; expected a folder of pictures or a CSV file.")
+    view = augment(flips=flips, rotation=rotation, zoom=zoom)
     reproducible(seed)
     backbone = _backbone(model, weights, head=False, image_size=image_size)
     with counting() as progress:
@@ -153,22 +157,17 @@ def tune(
         _say(f"left out: {bad.path} {bad.reason}")
     if len(pictures.quarantine) > 10:
         _say(f"left out: {len(pictures.quarantine) - 10} more, listed in {out / 'quarantine.csv'}")
-    _say(
-        f"{len(pictures.labels)} classes; pictures: {len(pictures.train)} to train on, "
-        f"{len(pictures.validation)} to validate, {len(pictures.test) if pictures.test else 0} to test."
-    )
-    import dataclasses
-
-    from thaw.data.augment import augment
     from thaw.jobs.tune_pictures import tune_pictures
 
-    view = augment(flips=flips, rotation=rotation, zoom=zoom)
     pictures = dataclasses.replace(pictures, train=dataclasses.replace(pictures.train, augment=view))
     with Progress() as shown:
-        _, metrics, _ = tune_pictures(
+        _, metrics, history = tune_pictures(
             pictures, out, backbone=backbone, plan=chosen, batch_size=batch_size, seed=seed, callbacks=[shown]
         )
     _print_metrics(metrics, as_json)
+    for note in metrics["notes"]:
+        if note not in [*pictures.notes, *history.notes]:  # those were said when they came up
+            _say(note)
     _say(f"The model is {out / 'model.keras'}: a plain Keras file.")
 
 
@@ -347,6 +346,8 @@ def _print_metrics(metrics, as_json):
         low, high = figure.get("low"), figure.get("high")
         interval = "" if low is None else f"{low:.3f} to {high:.3f}"
         rows.append((name.replace("_", " "), f"{figure['value']:.3f}", interval))
+    if "majority" in metrics:
+        rows.insert(1, ("  always the commonest class", f"{metrics['majority']:.3f}", ""))
     _table([f"on {metrics.get('split', 'these pictures')}", "value", "95 % interval"], rows)
 
 

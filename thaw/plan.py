@@ -149,26 +149,18 @@ class Plan(tuple):
         if name not in PLANS:
             raise ValueError(f'There is no plan "{name}"; expected {_alternatives(name, PLANS)}, or a TOML file.')
         if name == "probe":
-            rate = learning_rate or 1e-3
-            return cls(
-                [
-                    Phase(
-                        name="head",
-                        epochs=epochs or head_epochs or 10,
-                        train="head",
-                        learning_rate=rate,
-                        views=4,
-                    )
-                ]
-            )
-        rate = learning_rate or 5e-4
-        head = Phase(name="head", epochs=head_epochs or 5, train="head", learning_rate=1e-3, views=4)
+            rate, passes = _given(learning_rate, 1e-3), _given(epochs, _given(head_epochs, 10))
+            return cls([Phase(name="head", epochs=passes, train="head", learning_rate=rate, views=4)])
+        if name == "full":
+            rate, passes = _given(learning_rate, 1e-4), _given(epochs, 10)
+            return cls([Phase(name="all", epochs=passes, learning_rate=rate, stage_decay=0.7)])
+        rate = _given(learning_rate, 5e-4)
+        head = Phase(name="head", epochs=_given(head_epochs, 5), train="head", learning_rate=1e-3, views=4)
         top = {"stage_decay": 0.7, "views": 4}
         if name == "probe_then_tune":
             return cls([head, Phase(name="tune", epochs=_given(epochs, 12), train=2, learning_rate=rate, **top)])
-        later = [
-            Phase(name=f"top{n}", epochs=_given(epochs, 4), train=n, learning_rate=rate / n, **top) for n in (1, 2, 3)
-        ]
+        passes = _given(epochs, 4)
+        later = [Phase(name=f"top{n}", epochs=passes, train=n, learning_rate=rate / n, **top) for n in (1, 2, 3)]
         return cls([head, *later])
 
     @classmethod

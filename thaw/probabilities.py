@@ -32,12 +32,6 @@ def probabilities(model, batches):
     import keras
     import tensorflow as tf
 
-    outputs = len(keras.tree.flatten(model.outputs))
-    if outputs != 1:
-        raise ValueError(
-            f"{model.name} has {outputs} outputs; expected one with a score for each class. "
-            "Make a keras.Model with that output."
-        )
     # Layers that are random also in inference, and layers that count their calls, keep their state here.
     state = [(v, v.numpy()) for v in model.non_trainable_variables]
     run, rows = None, []
@@ -46,7 +40,13 @@ def probabilities(model, batches):
         if run is None:  # one trace for batches of any size; no jit, which on a CPU is slow for convolutions
             spec = keras.tree.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), batch)
             run = tf.function(lambda inputs: model(inputs, training=False), input_signature=[spec])
-        rows.append(np.asarray(keras.tree.flatten(run(batch))[0], np.float64))
+        out = keras.tree.flatten(run(batch))
+        if len(out) != 1:
+            raise ValueError(
+                f"{model.name} has {len(out)} outputs; expected one with a score for each class. "
+                "Make a keras.Model with that output."
+            )
+        rows.append(np.asarray(out[0], np.float64))
     for variable, value in state:
         if not np.array_equal(variable.numpy(), value, equal_nan=variable.dtype != "string"):
             variable.assign(value)
@@ -90,8 +90,11 @@ def _kind(model, out):
     import keras
 
     last = model
-    while isinstance(last, keras.Model) and last.layers:
-        last = last.layers[-1]
+    while isinstance(last, keras.Model):
+        # Not a functional model's layers: it may end in an operation such as keras.ops.softmax. The layers of a
+        # subclassed model stand in the order in which they were made, which says nothing.
+        inside = last.layers if isinstance(last, keras.Sequential) else getattr(last, "operations", None)
+        last = inside[-1] if inside else None
     if isinstance(last, keras.layers.Softmax):
         return "softmax"
     activation = getattr(last, "activation", None)

@@ -72,6 +72,10 @@ class Progress(keras.callbacks.Callback):
     def __exit__(self, *error):
         self.bars.stop()
 
+    def on_preflight(self, findings):
+        for finding in findings:
+            self.console.print(f"{finding.level}: {finding}", style="bold yellow")
+
     def on_phase_begin(self, phase, moving):
         self.phase, self.first = phase, None
         stages = "all stages" if phase.train == "all" else " ".join(stage.name for stage in moving)

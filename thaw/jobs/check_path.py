@@ -41,10 +41,6 @@ def check_path(path, *, image_size=224, progress=None):
         for bad in pictures.quarantine
     ]
     findings += [{"level": "note", "what": note, "fix": ""} for note in pictures.notes]
-    counts = {split: len(files) for split, files in pictures.files.items() if files}
-    classes = ", ".join(pictures.labels)
-    said = ", ".join(f"{n} {split}" for split, n in counts.items())
-    findings.append({"level": "note", "what": f"{len(pictures.labels)} classes ({classes}); {said}.", "fix": ""})
     return "data", findings
 
 

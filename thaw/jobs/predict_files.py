@@ -34,7 +34,7 @@ def predict_files(run, files, *, top=3, batch_size=32):
         try:
             pictures.append(decode(file, size))
         except (ValueError, OSError) as error:
-            answers.append({"file": file, "error": str(error)})
+            answers.append({"file": file, "error": getattr(error, "strerror", None) or str(error)})
         else:
             good.append(len(answers))
             answers.append({"file": file})

@@ -79,8 +79,17 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
         metrics = {"split": split} | evaluate(
             model, getattr(pictures, split), labels=pictures.labels, batch_size=batch_size, seed=seed
         )
+        measured = getattr(pictures, split).y
         metrics["moved"] = history.moved
+        metrics["majority"] = float(np.bincount(measured).max() / len(measured))
+        if metrics["accuracy"]["low"] <= metrics["majority"]:
+            metrics["notes"].append(
+                f"The accuracy cannot be told from {metrics['majority']:.3f}, which always naming the commonest class "
+                "gives."
+            )
         metrics["notes"] = [*pictures.notes, *history.notes, *metrics["notes"]]
+        # Not compiled: a fresh optimizer in the file would make Keras warn whoever opens it.
+        model.compiled = False
         write_run(
             out,
             model,

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
@@ -10,7 +12,8 @@ class Moved:
 
     Args:
         stage: its name.
-        weights: length of the change of the trained weights, relative to their length before.
+        weights: length of the change of the trained weights, relative to their length before or after, whichever
+            is larger: 1 for weights that started at zero.
         statistics: the same for what training does not learn: BatchNorm's mean and variance.
     """
 
@@ -43,18 +46,17 @@ def movement(stages, before):
         >>> before = snapshot(stages)
         >>> model.layers[1].kernel.assign(model.layers[1].kernel * 3)
         >>> [(moved.stage, round(moved.weights, 3)) for moved in movement(stages, before)]
-        [('stage1', 0.0), ('head', 2.0)]
+        [('stage1', 0.0), ('head', 0.667)]
     """
     result = []
     for stage, old_layers in zip(stages, before):
-        sums = {"weights": [0.0, 0.0], "statistics": [0.0, 0.0]}
+        sums = {"weights": np.zeros(3), "statistics": np.zeros(3)}
         for layer, old in zip(stage.layers, old_layers):
             learned = {id(w) for w in _learnable(layer)}
             for variable, start in zip(layer.weights, old):
                 kind = sums["weights" if id(variable) in learned else "statistics"]
-                now = variable.numpy().astype("float64")
-                kind[0] += float(((now - start) ** 2).sum())
-                kind[1] += float((start.astype("float64") ** 2).sum())
+                now, start = variable.numpy().astype("float64"), start.astype("float64")
+                kind += [((now - start) ** 2).sum(), (start**2).sum(), (now**2).sum()]
         result.append(Moved(stage.name, *(_relative(*sums[kind]) for kind in ("weights", "statistics"))))
     return tuple(result)
 
@@ -87,7 +89,6 @@ def _learnable(layer):
     return [w for inner in sublayers(layer) for w in getattr(inner, "_trainable_variables", ())]
 
 
-def _relative(change, start):
-    if change == 0:
-        return 0.0
-    return math.sqrt(change / start) if start > 0 else math.inf if not math.isfinite(change) else math.sqrt(change)
+def _relative(change, before, after):
+    """Ratio of two lengths, from their squares."""
+    return math.sqrt(change / max(before, after)) if change > 0 else float(change)

@@ -45,8 +45,8 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         seed: of the order of the examples and of their augmentation.
         callbacks: Keras callbacks. They see the whole model also while only a part of it is computed. One that
             steers the learning rate needs a phase with ``schedule="constant"`` and ``warmup=0``. Where a callback
-            has ``on_phase_begin(phase, moving)``, ``on_precompute(done, total)`` or ``on_phase_end(phase, moved,
-            notes)``, it is called too.
+            has ``on_preflight(findings)``, ``on_phase_begin(phase, moving)``, ``on_precompute(done, total)`` or
+            ``on_phase_end(phase, moved, notes)``, it is called too.
         folder: where the run is kept after each epoch, so that the same call goes on where it stopped.
 
     Returns:
@@ -72,9 +72,9 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         ['accuracy', 'learning_rate', 'loss']
     """
     train, validation = (_examples(part) for part in data)
-    mistakes = preflight(model, train, plan, batch_size=batch_size, validation=validation)
-    if any(found.level == "error" for found in mistakes):
-        raise ValueError(" ".join(str(found) for found in mistakes if found.level == "error"))
+    found = preflight(model, train, plan, batch_size=batch_size, validation=validation)
+    if any(finding.level == "error" for finding in found):
+        raise ValueError(" ".join(str(finding) for finding in found if finding.level == "error"))
     settings = dict(model._compile_config.config)  # what the user gave to compile, as it was given
     with contextlib.ExitStack() as stack:
         if folder is None:
@@ -95,6 +95,9 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         )
         run.log["identity"] = run_identity(model, plan, (train, validation), batch_size, seed)
         saved = _take_up(run) if folder is not None else None
+        if saved is None:
+            run.log["notes"] += [str(finding) for finding in found]
+        run.tell("on_preflight", found)
         try:
             for index in range(run.log["phase"], len(plan)):
                 run.log["phase"] = index

@@ -1,4 +1,5 @@
-"""What every test needs: a quiet TensorFlow, repeatable property tests, and no settings left behind."""
+"""What every test and every example in a docstring needs: a quiet TensorFlow, repeatable property tests, and no
+settings or files left behind."""
 
 import os
 import sys
@@ -14,8 +15,10 @@ settings.load_profile("thaw")
 
 
 @pytest.fixture(autouse=True)
-def _leave_nothing_behind(tmp_path_factory, monkeypatch):
-    """Caches go to a folder of the test session; the dtype policy is put back."""
+def _leave_nothing_behind(request, tmp_path_factory, monkeypatch):
+    """Caches and the files of examples go to folders of the test session; the dtype policy is put back."""
+    if isinstance(request.node, pytest.DoctestItem):
+        monkeypatch.chdir(tmp_path_factory.mktemp("example"))
     monkeypatch.setenv("THAW_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     yield
     keras = sys.modules.get("keras")

@@ -1,0 +1,259 @@
+"""Examples: the order and the augmentation are functions of seed, epoch and content."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from thaw.examples import Examples
+
+keras = pytest.importorskip("keras")
+tf = pytest.importorskip("tensorflow")
+
+
+def noise(x, seed):
+    return x + tf.random.stateless_normal(tf.shape(x), seed)
+
+
+def rows(n, width=3):
+    return np.arange(n * width, dtype="float32").reshape(n, width)
+
+
+def batches(dataset, count=None):
+    return [tuple(np.asarray(part) for part in batch) for batch in itertools.islice(dataset, count)]
+
+
+def epoch_of(examples, batch_size, seed, epoch, **options):
+    """Rows of one epoch, as one array for each part."""
+    found = batches(examples.epochs(batch_size, seed, first=epoch, **options), examples.steps(batch_size))
+    return [np.concatenate(parts) for parts in zip(*found)]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(np.array_equal(p, q) for x, y in zip(a, b) for p, q in zip(x, y))
+
+
+def test_length_and_steps():
+    examples = Examples(x=rows(7), y=np.arange(7))
+    assert len(examples) == 7
+    assert [examples.steps(size) for size in (1, 2, 3, 7, 8)] == [7, 4, 3, 1, 1]
+
+
+def test_ordered_is_the_order_of_the_file():
+    examples = Examples(x=rows(5), y=np.array([4, 3, 2, 1, 0]), weight=np.array([1, 2, 3, 4, 5], "float64"))
+    found = batches(examples.ordered(2))
+    assert [len(x) for x, _, _ in found] == [2, 2, 1]
+    x, y, w = (np.concatenate(parts) for parts in zip(*found))
+    assert np.array_equal(x, rows(5))
+    assert y.tolist() == [4, 3, 2, 1, 0]
+    assert w.dtype == np.float32
+    assert w.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_an_epoch_holds_every_example_once_and_batches_never_straddle_two():
+    examples = Examples(x=rows(7), y=np.arange(7))
+    found = batches(examples.epochs(3, seed=1), 9)
+    assert [len(y) for _, y in found] == [3, 3, 1] * 3
+    for epoch in range(3):
+        y = np.concatenate([y for _, y in found[3 * epoch : 3 * epoch + 3]])
+        assert sorted(y) == list(range(7))
+    for x, y in found:
+        assert np.array_equal(x, rows(7)[y])  # a label stays with its input
+
+
+def test_the_order_follows_seed_and_epoch():
+    examples = Examples(x=rows(50), y=np.arange(50))
+    orders = {(s, e): tuple(epoch_of(examples, 8, s, e)[1]) for s in (0, 1) for e in (0, 1, 2)}
+    assert len(set(orders.values())) == 6
+    assert orders[0, 2] == tuple(epoch_of(examples, 8, 0, 2)[1])
+    # It does not depend on the batch size, nor on the examples themselves.
+    assert orders[0, 2] == tuple(epoch_of(examples, 50, 0, 2)[1])
+    assert orders[0, 2] == tuple(epoch_of(Examples(x=rows(50) * 2, y=np.arange(50)), 8, 0, 2)[1])
+
+
+def test_the_order_is_what_tensorflow_shuffles_statelessly():
+    examples = Examples(x=rows(20), y=np.arange(20))
+    expected = tf.random.experimental.stateless_shuffle(tf.range(20, dtype=tf.int64), seed=(7, 3))
+    assert np.array_equal(epoch_of(examples, 4, 7, 3)[1], expected)
+
+
+@pytest.mark.parametrize("views", [None, 2])
+def test_first_is_the_same_as_skipping(views):
+    examples = Examples(x=rows(7), y=np.arange(7), augment=noise)
+    whole = batches(examples.epochs(2, seed=5, views=views), 16)
+    assert same(batches(examples.epochs(2, seed=5, first=3, views=views), 4), whole[12:])
+    assert same(batches(examples.epochs(2, seed=5, views=views), 16), whole)  # and again the same
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_content():
+    examples = Examples(x=rows(6), y=np.arange(6), augment=noise)
+    by_label = {}
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        x, y = epoch_of(examples, 4, seed, epoch)
+        by_label[seed, epoch] = {int(label): row for label, row in zip(y, x)}
+    assert not np.array_equal(by_label[0, 0][2], by_label[0, 1][2])
+    assert not np.array_equal(by_label[0, 0][2], by_label[1, 0][2])
+    assert not np.array_equal(by_label[0, 0][2] - rows(6)[2], by_label[0, 0][3] - rows(6)[3])
+    # More examples, in another order, and in batches of another size: each keeps its own augmentation.
+    more = Examples(x=np.concatenate([rows(9)[6:], rows(6)[::-1]]), y=np.arange(9), augment=noise)
+    x, y = epoch_of(more, 3, 0, 1)
+    for label, row in zip(y, x):
+        if label >= 3:
+            assert np.array_equal(row, by_label[0, 1][8 - int(label)])
+
+
+def test_the_augmentation_can_be_computed_by_hand():
+    keys = np.array([11, 12, -5], np.int64)
+    examples = Examples(x=rows(3), y=np.arange(3), augment=noise, keys=keys)
+    x, y = epoch_of(examples, 2, 9, 4)
+    for label, row in zip(y, x):
+        folded = tf.random.experimental.stateless_fold_in(tf.constant([9, 4], tf.int64), keys[label])
+        seed = (folded % (2**31 - 1)).numpy().astype("int32")
+        expected = rows(3)[label] + tf.random.stateless_normal((3,), seed).numpy()
+        assert np.array_equal(row, expected)
+
+
+def test_the_seed_given_to_augment_is_two_int32():
+    seen = []
+
+    def note(x, seed):
+        seen.append((seed.dtype, tuple(seed.shape), tuple(x.shape)))
+        return x
+
+    batches(Examples(x=rows(2), y=np.arange(2), augment=note).epochs(2, 0), 1)
+    assert seen
+    assert set(seen) == {(tf.int32, (2,), (3,))}
+
+
+def test_views_repeat_in_turn():
+    examples = Examples(x=rows(5), y=np.arange(5), augment=noise)
+
+    def sorted_epoch(epoch, **options):
+        x, y = epoch_of(examples, 2, 3, epoch, **options)
+        return x[np.argsort(y)]
+
+    assert np.array_equal(sorted_epoch(0, views=2), sorted_epoch(2, views=2))
+    assert np.array_equal(sorted_epoch(1, views=2), sorted_epoch(5, views=2))
+    assert not np.array_equal(sorted_epoch(0, views=2), sorted_epoch(1, views=2))
+    # A view is named by its number everywhere: `ordered` gives the same one.
+    for view in (0, 1):
+        (x,) = (np.concatenate([x for x, _ in batches(examples.ordered(3, view=view, seed=3))]),)
+        assert np.array_equal(x, sorted_epoch(view + 2, views=2))
+    # The order goes on changing.
+    assert not np.array_equal(epoch_of(examples, 2, 3, 0, views=2)[1], epoch_of(examples, 2, 3, 2, views=2)[1])
+
+
+def test_stored_views():
+    stored = np.stack([rows(4), rows(4) + 100, rows(4) + 200])
+    examples = Examples(x=stored, y=np.arange(4), views=3)
+    assert len(examples) == 4
+    for epoch, shift in ((0, 0), (1, 100), (2, 200), (3, 0), (7, 100)):
+        x, y = epoch_of(examples, 3, 0, epoch)
+        assert np.array_equal(x, rows(4)[y] + shift)
+    for view, shift in ((None, 0), (1, 100), (2, 200)):
+        x = np.concatenate([x for x, _ in batches(examples.ordered(3, view=view))])
+        assert np.array_equal(x, rows(4) + shift)
+    part = examples.take([2, 0])
+    assert part.x.shape == (3, 2, 3)
+    assert np.array_equal(part.x[1], rows(4)[[2, 0]] + 100)
+
+
+def test_ordered_is_not_augmented_unless_a_view_is_named():
+    examples = Examples(x=rows(3), y=np.arange(3), augment=noise)
+    assert np.array_equal(batches(examples.ordered(3))[0][0], rows(3))
+    assert not np.array_equal(batches(examples.ordered(3, view=0))[0][0], rows(3))
+
+
+def test_take():
+    examples = Examples(
+        x=rows(5), y=np.arange(5), weight=np.arange(5.0), keys=np.arange(5) * 10, augment=noise, load=tf.identity
+    )
+    part = examples.take(np.array([4, 1]))
+    assert np.array_equal(part.x, rows(5)[[4, 1]])
+    assert (part.y.tolist(), part.weight.tolist(), part.keys.tolist()) == ([4, 1], [4, 1], [40, 10])
+    assert (part.augment, part.load) == (noise, tf.identity)
+    assert len(examples.take(np.array([True, False, True, False, False]))) == 2
+    # With keys of their own making the augmentation stays with the example.
+    plain = Examples(x=rows(5), y=np.arange(5), augment=noise)
+    whole = batches(plain.ordered(5, view=2))[0][0]
+    assert np.array_equal(batches(plain.take([3, 1]).ordered(5, view=2))[0][0], whole[[3, 1]])
+
+
+def test_strings_are_loaded(tmp_path):
+    files = []
+    for i, name in enumerate(["a.bin", "ä β.bin", "c.bin"]):
+        (tmp_path / name).write_bytes(bytes([i] * 4))
+        files.append(str(tmp_path / name))
+
+    def load(path):
+        return tf.ensure_shape(tf.io.decode_raw(tf.io.read_file(path), tf.uint8), (4,))
+
+    examples = Examples(x=np.array(files), y=np.arange(3), load=load)
+    (x, y), (last, _) = batches(examples.ordered(2))
+    assert x.dtype == np.uint8
+    assert x.tolist() == [[0] * 4, [1] * 4]
+    assert last.tolist() == [[2] * 4]
+    x, y = epoch_of(examples, 2, 0, 1)
+    assert np.array_equal(x[:, 0], y)
+    assert examples.ordered(2).element_spec[0].shape.as_list() == [None, 4]
+    assert batches(Examples(x=np.array(files), y=np.arange(3)).ordered(3))[0][0].tolist() == [f.encode() for f in files]
+
+
+def test_a_memory_map_is_read(tmp_path):
+    np.save(tmp_path / "x.npy", rows(6))
+    examples = Examples(x=np.load(tmp_path / "x.npy", mmap_mode="r"), y=np.arange(6))
+    x, y = epoch_of(examples, 4, 0, 0)
+    assert np.array_equal(x, rows(6)[y])
+
+
+def test_shapes_are_known_to_the_graph():
+    examples = Examples(x=np.zeros((5, 4, 4, 3), "uint8"), y=np.zeros((5, 2), "float32"))
+    spec = examples.ordered(2).element_spec
+    assert [(s.shape.as_list(), s.dtype) for s in spec] == [
+        ([None, 4, 4, 3], tf.uint8),
+        ([None, 2], tf.float32),
+    ]
+    assert examples.epochs(2, 0).element_spec == spec
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": rows(0), "y": np.zeros(0)}, "There are no examples; expected at least one"),
+        ({"x": rows(3), "y": np.arange(2)}, "There are 3 inputs and 2 labels; expected one label for each input"),
+        ({"x": rows(2), "y": np.arange(2), "weight": np.ones(3)}, "There are 2 examples and 3 weight"),
+        ({"x": rows(2), "y": np.arange(2), "keys": np.ones(1, int)}, "There are 2 examples and 1 keys"),
+        ({"x": np.zeros((2, 3, 1)), "y": np.arange(3), "views": 4}, "x holds 2 versions, but views=4"),
+        ({"x": np.zeros((2, 3, 1)), "y": np.arange(4), "views": 2}, "There are 3 inputs and 4 labels"),
+    ],
+)
+def test_parts_that_do_not_belong_together(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Examples(**arguments)
+
+
+def test_the_order_is_the_same_while_maps_run_in_parallel():
+    """A slow example does not let the one behind it pass."""
+
+    def slow(x):
+        def wait(row):
+            import time
+
+            time.sleep(0.02 if row[0] == 0 else 0)
+            return row
+
+        y = tf.numpy_function(wait, [x], tf.float32)
+        y.set_shape((3,))
+        return y
+
+    examples = Examples(x=rows(12), y=np.arange(12), load=slow, augment=noise)
+    quick = Examples(x=rows(12), y=np.arange(12), augment=noise)
+    assert same(batches(examples.epochs(5, 2), 6), batches(quick.epochs(5, 2), 6))
+
+
+def test_importing_it_imports_no_tensorflow():
+    import subprocess
+    import sys
+
+    code = "import sys, thaw.examples; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
