@@ -33,13 +33,14 @@ Rate = Annotated[float | None, typer.Option(help="Peak learning rate of the phas
 @app.command()
 def stages(
     model: Annotated[str, typer.Argument(help="A backbone's name, or a .keras or .h5 file.")] = "efficientnet_lite0",
-    weights: Weights = "none",
     as_json: Json = False,
 ):
     """Show the stages of a model, input to output."""
     from thaw.stages import stages_of
 
-    found = stages_of(_backbone(model, weights, head=True, image_size=None))
+    a_file = Path(model).suffix.lower() in (".keras", ".h5", ".hdf5")
+    # Stages do not depend on the weights, so none are fetched; a file brings its own.
+    found = stages_of(_backbone(model, "imagenet" if a_file else "none", head=True, image_size=None))
     rows = [
         {
             "stage": s.name,

@@ -221,21 +221,19 @@ def _repeated_blocks(calls):
     attention = [i for i, c in enumerate(calls) if "attention" in type(c.layer).__name__.lower()]
     if len(attention) < 2:
         return []
-    # With norm in front, the block begins at the norm that feeds the attention; else at the attention itself.
-    starts = []
-    for i in attention:
-        before = i - 1
-        is_norm = before >= 0 and isinstance(calls[before].layer, layers.LayerNormalization)
-        starts.append(before if is_norm and calls[before].outputs[0] in calls[i].inputs else i)
-    # Post-norm nets end every block in a norm that also feeds the attention: then it belongs to the block above.
-    if starts[0] != attention[0] and _post_norm(calls, attention):
-        starts = attention
-    return starts
+    # With the norm in front, a block begins at the norm that feeds the attention; else at the attention itself.
+    return [i - 1 if _pre_norm(calls, i) else i for i in attention]
 
 
-def _post_norm(calls, attention):
-    """In a post-norm block the norm before the attention feeds the shortcut as well."""
-    return all(sum(calls[i - 1].outputs[0] in c.inputs for c in calls) > 1 for i in attention)
+def _pre_norm(calls, attention):
+    """Whether a norm stands in front that feeds this attention alone.
+
+    In a post-norm net it feeds the shortcut as well, and belongs to the block above.
+    """
+    before = calls[attention - 1] if attention else None
+    if before is None or not type(before.layer).__name__.endswith("Normalization"):
+        return False
+    return [c for c in calls if before.outputs[0] in c.inputs] == [calls[attention]]
 
 
 def _after_last_block(calls, blocks, tail):

@@ -1,6 +1,24 @@
 """The best weights over several fits."""
 
+import math
+
 import keras
+
+# A metric whose name holds one of these is better when it is lower.
+_LOWER = (
+    "loss",
+    "error",
+    "mae",
+    "mse",
+    "mape",
+    "msle",
+    "crossentropy",
+    "divergence",
+    "hinge",
+    "cosh",
+    "poisson",
+    "false_",
+)
 
 
 class BestWeights(keras.callbacks.Callback):
@@ -30,7 +48,7 @@ class BestWeights(keras.callbacks.Callback):
     def __init__(self, model, monitor):
         super().__init__()
         self.whole, self.monitor = model, monitor
-        self.higher_is_better = not any(word in monitor for word in ("loss", "error", "mae", "mse"))
+        self.higher_is_better = not any(word in monitor for word in _LOWER)
         self.value = self.tie = self.epoch = self.weights = None
 
     def on_epoch_end(self, epoch, logs=None):
@@ -43,7 +61,8 @@ class BestWeights(keras.callbacks.Callback):
             self.weights = validated_weights(self.whole, getattr(self.model, "optimizer", None))
 
     def _rank(self, value, tie):
-        return (value if self.higher_is_better else -value, -tie)
+        value = value if self.higher_is_better else -value
+        return (-math.inf if math.isnan(value) else value, -math.inf if math.isnan(tie) else -tie)
 
     def restore(self):
         """Put the best weights back into the model."""

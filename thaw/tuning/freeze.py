@@ -61,7 +61,7 @@ def moving_stages(stages, train):
     elif isinstance(train, str):
         train = (train,)
     if isinstance(train, bool) or not (
-        isinstance(train, int) and train >= 0 or isinstance(train, (tuple, list)) and train
+        (isinstance(train, int) and train >= 0) or (isinstance(train, (tuple, list)) and train)
     ):
         raise ValueError(f'train={train!r}; expected "head", "all", a number from 0, or stage names.')
     if isinstance(train, int):

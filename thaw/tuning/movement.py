@@ -44,7 +44,7 @@ def movement(stages, before):
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1), keras.layers.Dense(1)])
         >>> stages = stages_of(model)
         >>> before = snapshot(stages)
-        >>> model.layers[1].kernel.assign(model.layers[1].kernel * 3)
+        >>> _ = model.layers[1].kernel.assign(model.layers[1].kernel * 3)
         >>> [(moved.stage, round(moved.weights, 3)) for moved in movement(stages, before)]
         [('stage1', 0.0), ('head', 0.667)]
     """
@@ -91,4 +91,4 @@ def _learnable(layer):
 
 def _relative(change, before, after):
     """Ratio of two lengths, from their squares."""
-    return math.sqrt(change / max(before, after)) if change > 0 else float(change)
+    return math.sqrt(change / max(before, after)) if 0 < change < math.inf else float(change)

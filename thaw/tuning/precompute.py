@@ -33,6 +33,7 @@ def precompute(prefix, examples, file, *, batch_size=32, views=None, seed=0, pro
 
     Raises:
         OSError: the disk is full.
+        ValueError: the file is there already, and is another run's.
 
     Example:
         >>> import keras, numpy as np
@@ -50,7 +51,8 @@ def precompute(prefix, examples, file, *, batch_size=32, views=None, seed=0, pro
     if not file.exists():
         run = tf.function(lambda x: prefix(x, training=False), reduce_retracing=True)
         beside = file.with_name(file.name + ".partial")
-        dtype = np.dtype(prefix.output.dtype) if prefix.output.dtype != "bfloat16" else np.dtype("float32")
+        out = prefix.outputs[0].dtype
+        dtype = np.dtype("float32" if out == "bfloat16" else out)  # NumPy has no bfloat16
         kept = np.lib.format.open_memmap(beside, "w+", dtype, (views, *shape) if views else shape)
         for view in range(views or 1):
             rows = kept[view] if views else kept
@@ -64,6 +66,9 @@ def precompute(prefix, examples, file, *, batch_size=32, views=None, seed=0, pro
         del kept
         os.replace(beside, file)
     x = np.load(file, mmap_mode="r")
+    expected = (views, *shape) if views else shape
+    if x.shape != expected:
+        raise ValueError(f"{file} holds an array of shape {x.shape} from another run; expected {expected}; delete it.")
     return dataclasses.replace(examples, x=x, load=None, augment=None, keys=None, views=views)
 
 
@@ -93,7 +98,8 @@ def precompute_phase(parts, phase, train, validation, run):
     total = sum(part.steps(run.batch_size) * (views or 1) for part, _, views in work)
     kept, before = [], 0
     for part, name, views in work:
-        file = run.work / f"{run.log['phase']}-{name}.npy"
+        # Named by what it was made from: a run that was killed may have left its own in the folder.
+        file = run.work / f"features-{run.log['identity'][:16]}-{run.log['phase']}-{name}.npy"
         tell = functools.partial(_tell, run, before, total)
         options = {"batch_size": run.batch_size, "seed": run.seed}
         kept.append(precompute(prefix, part, file, views=views, progress=tell, **options))

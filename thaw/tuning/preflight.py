@@ -104,9 +104,7 @@ def _look_at_fit(model, stages, batch_size, found):
         if rate >= HIGH_RATE:
             found.append(_high_rate(f'With "{model.name}" as it is compiled', rate))
     # BatchNorm moves in fit whenever the layer is trainable; `training=False` in the call does not hold it.
-    loose = [s for s in stages if s.name != HEAD]
-    if any(not layer.trainable_variables for s in loose for layer in s.layers if layer.weights):
-        _look_at_batchnorm(loose, "fit", batch_size, found)
+    _look_at_batchnorm([s for s in stages if s.name != HEAD], "fit", batch_size, found)
     if _stale(model):
         found.append(
             Finding(
@@ -144,9 +142,9 @@ def _look_at_batchnorm(stages, where, batch_size, found):
         Finding(
             "batchnorm-moves",
             "warning",
-            f"{where} moves the statistics of {len(moving)} pre-trained BatchNorm layers, also where no weight learns.",
-            'Hold them: batchnorm = "frozen" in the phase, thaw.freeze(model, ...), or layer.trainable = False on '
-            "each; training=False in the call does not hold them.",
+            f"{where} moves the statistics of {len(moving)} BatchNorm layers, also where no weight learns.",
+            'If they were pre-trained, hold them: batchnorm = "frozen" in the phase, thaw.freeze(model, ...), or '
+            "layer.trainable = False on each; training=False in the call does not hold them.",
         )
     )
     if batch_size < SMALL_BATCH:
@@ -169,6 +167,16 @@ def _stale(model):
 def _look_at_loss(model, y, found):
     import keras
 
+    weights = model._compile_config.config["loss_weights"]
+    if any(isinstance(weight, str) for weight in keras.tree.flatten(weights)):
+        found.append(
+            Finding(
+                "metrics-as-weights",
+                "error",
+                f"compile was given {weights!r} as loss_weights, its third argument.",
+                "Write metrics=[...], by name.",
+            )
+        )
     loss = model.loss
     if isinstance(loss, (dict, list, tuple)) or loss is None:
         return
@@ -198,7 +206,7 @@ def _look_at_loss(model, y, found):
     if y is None or len(outputs) != 1:
         return
     units, shape = outputs[0].shape[-1], np.shape(y)
-    column = len(shape) == 1 or shape[-1] == 1
+    column = len(shape) < len(outputs[0].shape) or shape[-1] == 1  # one number for each position
     if name == "sparse_categorical_crossentropy" and not column:
         found.append(
             Finding(
@@ -218,7 +226,9 @@ def _look_at_loss(model, y, found):
             )
         )
     elif name == "sparse_categorical_crossentropy":
-        low, high = int(np.min(y)), int(np.max(y))
+        ignored = getattr(loss, "ignore_class", None)
+        counted = np.asarray(y) if ignored is None else np.asarray(y)[np.asarray(y) != ignored]
+        low, high = (int(counted.min()), int(counted.max())) if counted.size else (0, 0)
         if low < 0 or high >= units:
             found.append(
                 Finding(
@@ -253,7 +263,8 @@ def _look_at_pixels(model, x, found):
     if len(shape) != 4 or shape[-1] not in (1, 3):
         return
     low, high = float(np.min(x)), float(np.max(x))
-    scaled_already = high <= 1.0 + 1e-6 or low < -1e-6
+    # Whole numbers are raw; and a batch that is black all over says nothing.
+    scaled_already = x.dtype.kind == "f" and low < high and (high <= 1.0 + 1e-6 or low < -1e-6)
     scales = _scales(model)
     if scaled_already and scales:
         found.append(
@@ -277,13 +288,19 @@ def _look_at_pixels(model, x, found):
 
 
 def _scales(model):
-    """Name of the layer in front of the first weights that scales the input, if there is one."""
+    """Name of the layer in front of the first weights that brings raw pixels to a small range, if there is one."""
     import keras
 
     for call in calls_of(model) or ():
-        if isinstance(call.layer, (keras.layers.Rescaling, keras.layers.Normalization)):
-            return call.layer.name
-        if getattr(call.layer, "weights", ()):
+        layer = call.layer
+        if isinstance(layer, keras.layers.Rescaling):
+            if np.max(np.abs(layer.scale)) < 0.1 or np.max(np.abs(layer.offset)) > 4:
+                return layer.name
+        elif isinstance(layer, keras.layers.Normalization):
+            # One that was made from scaled pixels has a small mean and a small variance.
+            if layer.mean is not None and max(np.max(np.abs(layer.mean)), np.max(layer.variance)) > 4:
+                return layer.name
+        elif getattr(layer, "weights", ()):
             return None
     return None
 
@@ -318,4 +335,5 @@ def _first_batch(data, batch_size):
     if isinstance(data, (tuple, list)):
         return np.asarray(data[0][:batch_size]), np.asarray(data[1])
     x, y, *_ = next(iter(data))
-    return np.asarray(x), np.asarray(y)
+    # A model of several inputs or outputs is given several arrays: too many ways to look at them.
+    return (None if isinstance(part, (dict, tuple, list)) else np.asarray(part) for part in (x, y))

@@ -43,8 +43,14 @@ def run_identity(model, plan, data, batch_size, seed):
     settings = model._compile_config.config
     for part in (keras.optimizers.get(settings["optimizer"]), keras.losses.get(settings["loss"])):
         config = part.get_config() if hasattr(part, "get_config") else {}
-        config.pop("name", None)  # Keras numbers them within a process
         name = getattr(part, "__name__", type(part).__name__)
-        digest.update(json.dumps([name, config], default=str, sort_keys=True).encode())
+        digest.update(json.dumps([name, _without_names(config)], default=str, sort_keys=True).encode())
     digest.update(f"{plan.to_toml()} {batch_size} {seed} {keras.__version__}".encode())
     return digest.hexdigest()
+
+
+def _without_names(config):
+    """Keras numbers optimizers and losses within a process, also one inside another."""
+    if isinstance(config, dict):
+        return {key: _without_names(value) for key, value in config.items() if key != "name"}
+    return config

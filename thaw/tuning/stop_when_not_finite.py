@@ -30,10 +30,13 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
             optimizer = self.model.optimizer
+            step = int(optimizer.iterations)
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            # A schedule has gone on to the next step already.
+            rate = inner._learning_rate(step - 1) if callable(inner._learning_rate) else optimizer.learning_rate
             raise FloatingPointError(
                 f'The loss became {loss} in phase "{self.phase}", epoch {self.epoch + 1}, batch {batch + 1} '
-                f"(step {int(optimizer.iterations)} of the phase), at a learning rate of "
-                f"{float(optimizer.learning_rate):.3g}. The last good weights were put back. Try a tenth of the "
+                f"(step {step} of the phase), at a learning rate of {float(rate):.3g}. The last good weights were put back. Try a tenth of the "
                 "learning rate, a longer warm-up, global_clipnorm=1.0 in the optimizer, and look for inputs "
                 "that are not finite."
             )

@@ -65,7 +65,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         >>> y = (x[:, 0] > 0).astype("int32")
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"),
         ...                           keras.layers.Dense(2, "softmax")])
-        >>> model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+        >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         >>> plan = Plan([Phase(name="all", epochs=2, learning_rate=1e-2)])
         >>> history = tune(model, plan, ((x, y), (x, y)))
         >>> sorted(history.history)[:3]
