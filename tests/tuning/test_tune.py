@@ -319,7 +319,6 @@ def test_arrays_weights_and_data_sets():
     assert any("all of the model is computed in every epoch" in note for note in history.notes)
 
 
-@pytest.mark.xfail(strict=True, reason="the message speaks of steps=-2")
 def test_a_data_set_without_an_end():
     dataset = tf.data.Dataset.from_tensor_slices((data().x, data().y)).batch(8).repeat()
     with pytest.raises(ValueError, match=r"cardinality|how many|no end|length"):
@@ -409,7 +408,6 @@ def test_what_an_earlier_run_left_is_not_taken_for_this_one(tmp_path):
     assert equal(a, b)
 
 
-@pytest.mark.xfail(strict=True, reason="every .npy of the folder is deleted")
 def test_files_of_the_user_in_the_folder_stay(tmp_path):
     np.save(tmp_path / "mine.npy", np.ones(3))
     run([phase(epochs=1, views=2)], folder=tmp_path)
@@ -417,7 +415,6 @@ def test_files_of_the_user_in_the_folder_stay(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.npz", "mine.npy"]
 
 
-@pytest.mark.xfail(strict=True, reason="the note that all is computed is written once more")
 def test_notes_are_not_repeated_when_a_run_goes_on(tmp_path, monkeypatch):
     class Kill(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

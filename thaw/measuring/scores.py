@@ -20,8 +20,8 @@ def scores(y, p, *, labels=None, seed=0):
     Every headline figure comes with a 95 % interval: the percentile bootstrap over examples (Efron 1979),
     which leaves each example's truth and prediction together. A bootstrap of nothing but right answers sees
     no doubt, so an accuracy of 1 or 0 has the exact binomial interval (Clopper and Pearson 1934) instead.
-    The calibration error takes noise for error, and more so in a resample: its interval is moved back by
-    that much, and the lower end once more, because the figure itself holds as much noise again.
+    The calibration error has none: it takes noise for error, in a resample more than in the sample, and no
+    shift of the bootstrap held the true value as often as it said (55 % of 300 trials with a calibrated model).
 
     - ``balanced_accuracy``: mean recall over the classes that occur in ``y``.
     - ``macro_f1``: mean F1 over the classes that occur in ``y`` or are predicted.
@@ -56,13 +56,17 @@ def scores(y, p, *, labels=None, seed=0):
     n, k = p.shape
     measure = _measures(y, p)
     value = dict(zip(HEADLINES, measure(np.arange(n)[None])[:, 0]))
-    low, high, why = _intervals(measure, value["calibration_error"], n, k, seed)
+    low, high, why = _intervals(measure, n, k, seed)
     found = {"examples": n}
     absent = [labels[c] for c in range(k) if c not in y]
     for i, name in enumerate(HEADLINES):
         if name == "roc_auc" and absent:
             reason = f"the data have no example of {_listed(absent)}"
             found[name] = {"value": None, "low": None, "high": None, "reason": reason}
+            continue
+        if name == "calibration_error":
+            reason = "the bootstrap does not hold the true value as often as it says"
+            found[name] = {"value": float(value[name]), "low": None, "high": None, "reason": reason}
             continue
         found[name] = {"value": float(value[name]), "low": _number(low[i]), "high": _number(high[i])}
         if found[name]["low"] is None:
@@ -155,7 +159,7 @@ def _measures(y, p):
     return measure
 
 
-def _intervals(measure, calibration_error, n, k, seed):
+def _intervals(measure, n, k, seed):
     """Low and high of every headline, NaN where there is none, and why."""
     nothing = np.full(len(HEADLINES), np.nan)
     if n < 2:
@@ -176,9 +180,6 @@ def _intervals(measure, calibration_error, n, k, seed):
     # A resample without one of the classes has no such figure. A few of them do no harm.
     few = np.isnan(drawn).mean(axis=-1) > 0.05
     low, high = np.nanquantile(np.where(few[:, None], 0, drawn), (0.025, 0.975), axis=-1)
-    last = HEADLINES.index("calibration_error")
-    extra = drawn[last].mean() - calibration_error
-    low[last], high[last] = max(0, low[last] - 2 * extra), max(0, high[last] - extra)
     why = "too few examples of a class for an interval"
     return np.where(few, np.nan, low), np.where(few, np.nan, high), why
 

@@ -45,6 +45,8 @@ def run_identity(model, plan, data, batch_size, seed):
         config = part.get_config() if hasattr(part, "get_config") else {}
         name = getattr(part, "__name__", type(part).__name__)
         digest.update(json.dumps([name, _without_names(config)], default=str, sort_keys=True).encode())
+    metrics = keras.tree.flatten(settings["metrics"] or [])  # the first decides which weights are best
+    digest.update(str([getattr(metric, "name", metric) for metric in metrics]).encode())
     digest.update(f"{plan.to_toml()} {batch_size} {seed} {keras.__version__}".encode())
     return digest.hexdigest()
 

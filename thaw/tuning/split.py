@@ -1,6 +1,6 @@
 """Cut a model into what stands still in front and what moves."""
 
-from thaw.stages import calls_of, crossing_bytes
+from thaw.stages import calls_of, crossing_bytes, nodes_of
 
 
 def split(model):
@@ -34,26 +34,31 @@ def split(model):
         return None
     first = _first_moving(calls)
     sizes = crossing_bytes(model, calls)
-    tensors = {id(t): t for node in _nodes(model) for t in node.output_tensors}
+    tensors = {id(t): t for node in nodes_of(model) for t in node.output_tensors}
     # Position 0 is the input itself, with nothing in front of it to save.
-    places = range(1, first + 1)
-    if not places:
+    places = {i: _crossing(calls, tensors, i) for i in range(1, first + 1)}
+    single = [
+        i for i, crossing in places.items() if len(crossing) == 1 and not any(crossing[0] is t for t in model.inputs)
+    ]
+    if not single:
         return None
-    cut = min(places, key=lambda i: (sizes[i], -i))
-    made = [key for call in calls[:cut] for key in call.outputs]
-    used = {key for call in calls[cut:] for key in call.inputs}
-    crossing = [tensors[key] for key in made if key in used]
-    if len(crossing) != 1 or any(id(t) in used for t in model.inputs):
-        return None
+    (crossing,) = places[min(single, key=lambda i: (sizes[i], -i))]
     operations = list(model.operations)
     nodes = [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in operations]
     try:
-        return keras.Model(model.inputs, crossing[0]), keras.Model(crossing[0], model.outputs)
+        return keras.Model(model.inputs, crossing), keras.Model(crossing, model.outputs)
     finally:
         # Keras notes every graph a layer takes part in on the layer; a note too many and `layer.output` fails.
         for op, inbound, outbound in nodes:
             del op._inbound_nodes[inbound:]
             del op._outbound_nodes[outbound:]
+
+
+def _crossing(calls, tensors, position):
+    """The tensors that flow from the calls before a position to the rest."""
+    late = {key for call in calls[position:] for key in call.inputs}
+    early = {key for call in calls[:position] for key in (*call.inputs, *call.outputs)}
+    return [tensors[key] for key in early & late]
 
 
 def _first_moving(calls):
@@ -70,7 +75,3 @@ def _first_moving(calls):
 
 def _random(layer):
     return "dropout" in type(layer).__name__.lower() or "noise" in type(layer).__name__.lower()
-
-
-def _nodes(model):
-    return [node for depth in model._nodes_by_depth.values() for node in depth]

@@ -36,7 +36,7 @@ class StopWhenNotFinite(keras.callbacks.Callback):
             rate = inner._learning_rate(step - 1) if callable(inner._learning_rate) else optimizer.learning_rate
             raise FloatingPointError(
                 f'The loss became {loss} in phase "{self.phase}", epoch {self.epoch + 1}, batch {batch + 1} '
-                f"(step {step} of the phase), at a learning rate of {float(rate):.3g}. The last good weights were put back. Try a tenth of the "
-                "learning rate, a longer warm-up, global_clipnorm=1.0 in the optimizer, and look for inputs "
-                "that are not finite."
+                f"(step {step} of the phase), at a learning rate of {float(rate):.3g}. The last good weights were "
+                "put back. Try a tenth of the learning rate, a longer warm-up, global_clipnorm=1.0 in the "
+                "optimizer, and look for inputs that are not finite."
             )

@@ -91,10 +91,11 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
             batch_size=batch_size,
             seed=seed,
             work=work,
+            kept=folder is not None,
             log={"phase": 0, "first": 0, "rows": [], "notes": [], "moved": {}},
         )
         run.log["identity"] = run_identity(model, plan, (train, validation), batch_size, seed)
-        saved = _take_up(run) if folder is not None else None
+        saved = _take_up(run) if run.kept else None
         if saved is None:
             run.log["notes"] += [str(finding) for finding in found]
         run.tell("on_preflight", found)
@@ -121,6 +122,7 @@ class _Run:
     batch_size: int
     seed: int
     work: Path
+    kept: bool  # is the folder there to go on from?
     log: dict
 
     def tell(self, event, *arguments):
@@ -166,13 +168,14 @@ def _run_phase(run, phase, train, validation, saved):
         else:
             fitted = model
             if phase.views and phase.train != "all":
-                log["notes"].append(f'Phase "{phase.name}": all of the model is computed in every epoch.')
+                note = f'Phase "{phase.name}": all of the model is computed in every epoch.'
+                log["notes"] += [note] if note not in log["notes"] else []
         try:
             _fit(run, phase, fitted, train, validation, start, saved)
         except FloatingPointError:
             assign(model.weights, start if best.weights is None else best.weights)
             raise
-        for file in run.work.glob("*.npy"):
+        for file in run.work.glob("features-*"):
             file.unlink()
     best.restore()
     moved = movement(run.stages, _by_stage(run, start))
@@ -189,7 +192,7 @@ def _run_phase(run, phase, train, validation, saved):
 
 def _fit(run, phase, fitted, train, validation, start, saved):
     model, first = run.model, run.log["first"]
-    steps = train.steps(run.batch_size) if isinstance(train, Examples) else int(train.cardinality())
+    steps = _steps(train, run.batch_size)
     optimizer = _compile(run, phase, fitted, steps)
     own = [run.best, _Rows(phase.name, run.log["rows"])]
     if getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False) and validation is not None:
@@ -203,8 +206,9 @@ def _fit(run, phase, fitted, train, validation, start, saved):
     if fitted is not model:
         own.append(_PassOnStop(model))
     epoch = first if saved is None else saved[0]["epoch"]
-    own.append(Checkpoint(run.work / "checkpoint.npz", model, run.best, counters, run.log, start))
-    own[-1].restored = saved
+    if run.kept:
+        own.append(Checkpoint(run.work / "checkpoint.npz", model, run.best, counters, run.log, start))
+        own[-1].restored = saved
     callbacks = keras.callbacks.CallbackList(
         [StopWhenNotFinite(phase.name), *run.callbacks, *own],
         add_history=True,
@@ -311,6 +315,18 @@ def _examples(part):
         x, y, *weight = part
         return Examples(x=np.asarray(x), y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
     return part
+
+
+def _steps(train, batch_size):
+    if isinstance(train, Examples):
+        return train.steps(batch_size)
+    steps = int(train.cardinality())
+    if steps < 1:
+        raise ValueError(
+            "The length of the training data set is not known, or it has no end; an epoch needs one. "
+            "Leave repeat() out, or say it: dataset.apply(tf.data.experimental.assert_cardinality(n))."
+        )
+    return steps
 
 
 def _has_gpu():
