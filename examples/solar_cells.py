@@ -26,7 +26,7 @@ views = 1
 
 [[phase]]
 name = "top stage"
-epochs = 12
+epochs = 10
 train = 1
 learning_rate = 0.0005
 views = 4

@@ -35,14 +35,9 @@ def split(model):
     first = _first_moving(calls)
     sizes = crossing_bytes(model, calls)
     tensors = {id(t): t for node in nodes_of(model) for t in node.output_tensors}
-    # Position 0 is the input itself, with nothing in front of it to save.
-    places = {i: _crossing(calls, tensors, i) for i in range(1, first + 1)}
-    single = [
-        i for i, crossing in places.items() if len(crossing) == 1 and not any(crossing[0] is t for t in model.inputs)
-    ]
-    if not single:
+    crossing = _narrow_place(calls, tensors, first, sizes, model.inputs)
+    if crossing is None:
         return None
-    (crossing,) = places[min(single, key=lambda i: (sizes[i], -i))]
     operations = list(model.operations)
     nodes = [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in operations]
     try:
@@ -52,6 +47,23 @@ def split(model):
         for op, inbound, outbound in nodes:
             del op._inbound_nodes[inbound:]
             del op._outbound_nodes[outbound:]
+
+
+def _narrow_place(calls, tensors, first, sizes, inputs):
+    """The one tensor that crosses where the graph is cut, or ``None`` where there is no such place.
+
+    From the first layer that moves back to a place that one tensor crosses, and on while no more bytes cross:
+    every layer further back would be computed again in every epoch.
+    """
+    best = None
+    for place in range(first, 0, -1):
+        crossing = _crossing(calls, tensors, place)
+        if best is not None and sizes[place] > sizes[best[0]]:
+            break
+        single = len(crossing) == 1 and not any(crossing[0] is tensor for tensor in inputs)
+        if single and (best is None or sizes[place] < sizes[best[0]]):
+            best = place, crossing[0]
+    return best and best[1]
 
 
 def _crossing(calls, tensors, position):
