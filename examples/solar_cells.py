@@ -11,6 +11,7 @@ training photographs is held back for validation.
 import csv
 import dataclasses
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def run(seed, folder):
 if __name__ == "__main__":
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     folder = sys.argv[2] if len(sys.argv) > 2 else f"runs/solar-cells-{seed}"
-    metrics = run(seed, folder)
+    finished = Path(folder) / "metrics.json"
+    metrics = json.loads(finished.read_text()) if finished.exists() else run(seed, folder)
     print(f"{'':24}accuracy  macro F1  ROC AUC")
     figures = "  ".join(f"{metrics[name]['value']:8.4f}" for name in ("accuracy", "macro_f1", "roc_auc"))
     print(f"{'thaw, this run':24}{figures}")

@@ -136,8 +136,9 @@ def tune(
 ):
     """Fine-tune a backbone on pictures; the same command goes on where a run was cut off."""
     chosen = _plan(plan, epochs, head_epochs, learning_rate)
-    if (out / "manifest.json").exists():
-        raise ValueError(f"{out} holds a finished run; give another folder with -o, or delete this one to run again.")
+    from thaw.shipping.run_folder import refuse_finished
+
+    refuse_finished(out)  # before the pictures are read, which may take long
     import dataclasses
 
     from thaw.data.augment import augment
@@ -175,12 +176,10 @@ def tune(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    data: Annotated[
-        Path | None, typer.Argument(help="Labelled pictures; without them, what was measured then.")
-    ] = None,
+    data: Annotated[Path | None, typer.Argument(help="Labelled pictures, a folder or a CSV file.")] = None,
     as_json: Json = False,
 ):
-    """Measure the model of a run, on its own test pictures or on others."""
+    """Measure the model of a run on other pictures; without any, show what was measured when it ended."""
     from thaw.jobs.evaluate_run import evaluate_run
     from thaw.progress import counting
 
@@ -251,15 +250,17 @@ def check(
 def main(arguments=None):
     """Run the command line; every error is one sentence on stderr and an exit code.
 
-    0: done. 1: done, with findings or files left out. 2: what was given cannot be used. 3: the training
-    diverged. 130: interrupted.
+    0: done. 1: check found an error, or predict could not read a file. 2: what was given cannot be used.
+    3: the training diverged. 70: a mistake of ours. 130: interrupted.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's own remarks are not for our users
     try:
-        if arguments is None and len(sys.argv) > 2 and not {"-h", "--help"} & set(sys.argv):
+        if arguments is None and len(sys.argv) > 1 and not {"-h", "--help"} & set(sys.argv):
             _import_keras_quietly()
         result = app(args=arguments, standalone_mode=False)
         code = result if isinstance(result, int) else 0  # what typer.Exit was raised with
+        if code == 130:
+            _fail("interrupted; the same command goes on where it stopped.", code)
     except KeyboardInterrupt:
         code = _fail("interrupted; the same command goes on where it stopped.", 130)
     except typer.Abort:
@@ -320,7 +321,7 @@ def _plan(name, epochs, head_epochs, learning_rate):
     if path.suffix == ".toml":
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; expected a plan in TOML.")
-        if epochs or head_epochs or learning_rate:
+        if (epochs, head_epochs, learning_rate) != (None, None, None):
             raise ValueError("Epochs and learning rates stand in the plan file; leave the options out.")
         try:
             return Plan.from_toml(path.read_text(encoding="utf-8"))
@@ -355,13 +356,14 @@ def _print_metrics(metrics, as_json):
 def _table(header, rows):
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(header):
         numbers = all(str(row[i])[:1].isdigit() for row in rows) if rows else False
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))  # as it is: a file may be called [red].jpg
     Console().print(table)
 
 

@@ -11,7 +11,7 @@ from rich.progress import Progress as Bars
 
 def _bars(console):
     return Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
@@ -61,7 +61,7 @@ class Progress(keras.callbacks.Callback):
 
     def __init__(self, console=None):
         super().__init__()
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or Console(stderr=True, highlight=False, markup=False)
         self.bars = _bars(self.console)
         self.phase, self.task, self.first = "", None, None
 

@@ -158,7 +158,7 @@ def _contradictions(keys, same, labels, splits, bad) -> tuple[str, ...]:
     copies = defaultdict(list)
     for i, pixels in enumerate(same):
         # The same bytes give the same pixels, so the pixels decide.
-        if i not in bad:
+        if i not in bad and labels[i] is not None:  # one outside the class folders is left out by itself
             copies[pixels].append(i)
     left = 0
     for members in copies.values():

@@ -74,6 +74,25 @@ def decoded(
     return str(place), pixels
 
 
+def load_decoded(image_size: int):
+    """The TensorFlow function from a path in the cache to float32 pixels, 0 to 255.
+
+    Args:
+        image_size: Side in pixels, as it was decoded.
+
+    Returns:
+        A function from a scalar string tensor to a tensor of shape `(image_size, image_size, 3)`.
+    """
+
+    def load(path):
+        import tensorflow as tf
+
+        pixels = tf.io.decode_raw(tf.io.read_file(path), tf.uint8)
+        return tf.cast(tf.reshape(pixels, (image_size, image_size, 3)), tf.float32)
+
+    return load
+
+
 def _default_folder() -> Path:
     if given := os.environ.get("THAW_CACHE"):
         return Path(given) / "decoded"

@@ -14,7 +14,7 @@ from thaw.data.check import check_pictures
 from thaw.data.class_weight import balanced_weights
 from thaw.data.csv_columns import csv_columns
 from thaw.data.decode import decode
-from thaw.data.decoded_cache import decoded
+from thaw.data.decoded_cache import decoded, load_decoded
 from thaw.data.folder_columns import folder_columns
 from thaw.data.near_identical import near_identical
 from thaw.data.pictures import Bad, Pictures
@@ -117,7 +117,7 @@ def images(
                 x=np.array([checked.read[i] for i in here]),
                 y=np.array([number[labels[i]] for i in here], np.int64),
                 weight=None if weights is None else np.array([weights[i] for i in here], np.float32),
-                load=_load(image_size),
+                load=load_decoded(image_size),
                 keys=np.array([keys[i] for i in here], np.int64),
             )
     class_weight = balanced_weights(examples["train"].y, len(names))
@@ -161,18 +161,6 @@ def _reader(image_size: int, folder: Path | None) -> Callable:
         return decoded(data, key, image_size, decode=decode, folder=folder)
 
     return read
-
-
-def _load(image_size: int) -> Callable:
-    """The TensorFlow function from a path in the cache to float32 pixels."""
-
-    def load(path):
-        import tensorflow as tf
-
-        pixels = tf.io.decode_raw(tf.io.read_file(path), tf.uint8)
-        return tf.cast(tf.reshape(pixels, (image_size, image_size, 3)), tf.float32)
-
-    return load
 
 
 def _quarantine_single(labels, given, keys, bad, notes) -> None:

@@ -1,5 +1,6 @@
 """Look at a model, a run or a data set before it costs anything."""
 
+import zipfile
 from pathlib import Path
 
 
@@ -52,7 +53,7 @@ def _model(path):
     try:
         # Compiled, as the user compiled it: that is half of what there is to look at.
         model = keras.saving.load_model(path, safe_mode=True, compile=True)
-    except (ValueError, TypeError, OSError, KeyError) as error:
+    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} could not be opened as a Keras model: {first}") from error
     return [{"level": f.level, "what": f.what, "fix": f.fix} for f in preflight(model)]

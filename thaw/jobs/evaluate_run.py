@@ -31,7 +31,7 @@ def evaluate_run(run, source=None, *, batch_size=32, progress=None):
     from thaw.data.check import check_pictures
     from thaw.data.csv_columns import csv_columns
     from thaw.data.decode import decode
-    from thaw.data.decoded_cache import decoded
+    from thaw.data.decoded_cache import decoded, load_decoded
     from thaw.data.folder_columns import folder_columns
     from thaw.examples import Examples
     from thaw.measuring.evaluate import evaluate
@@ -57,14 +57,12 @@ def evaluate_run(run, source=None, *, batch_size=32, progress=None):
     if not good:
         raise ValueError(f"{source} has no picture that can be read.")
 
-    def load(path):
-        import tensorflow as tf
-
-        return tf.cast(tf.reshape(tf.io.decode_raw(tf.io.read_file(path), tf.uint8), (size, size, 3)), tf.float32)
-
     number = {name: i for i, name in enumerate(labels)}
     examples = Examples(
-        x=np.array([checked.read[i] for i in good]), y=np.array([number[named[i]] for i in good]), load=load
+        x=np.array([checked.read[i] for i in good]),
+        y=np.array([number[named[i]] for i in good]),
+        load=load_decoded(size),
     )
     metrics = evaluate(model, examples, labels=labels, batch_size=batch_size)
-    return metrics, {files[i]: reason for i, reason in checked.bad.items()}
+    outside = {i: "lies outside every class folder" for i, name in enumerate(named) if name is None}
+    return metrics, {files[i]: reason for i, reason in sorted((outside | checked.bad).items())}

@@ -43,7 +43,7 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
 
     from thaw.measuring.evaluate import evaluate
     from thaw.shipping.lock_run import lock_run
-    from thaw.shipping.run_folder import write_run
+    from thaw.shipping.run_folder import refuse_finished, write_run
     from thaw.tuning.attach_head import attach_head
     from thaw.tuning.tune import tune
 
@@ -54,10 +54,7 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
         own = 1.0 if train.weight is None else np.asarray(train.weight, np.float32)
         train = dataclasses.replace(train, weight=balance[train.y] * own)
     with lock_run(out):
-        if (out / "manifest.json").exists():
-            raise ValueError(
-                f"{out} holds a finished run; give another folder with -o, or delete this one to run again."
-            )
+        refuse_finished(out)
         work = out / "unfinished"
         model = attach_head(backbone, len(pictures.labels), seed=seed)
         model.compile(
@@ -96,7 +93,7 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
             pictures.labels,
             plan=plan.to_toml(),
             tables={
-                "history": history.history,
+                "history": {"epoch": [epoch + 1 for epoch in history.epoch], **history.history},
                 "quarantine": {
                     "path": [bad.path for bad in pictures.quarantine],
                     "reason": [bad.reason for bad in pictures.quarantine],

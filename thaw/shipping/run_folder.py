@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import shutil
 from pathlib import Path
 
 from thaw import __version__
@@ -88,6 +89,27 @@ def write_run(folder, model, labels, *, plan, tables, metrics, about=None):
     writers = {folder / name: writer(name, write) for name, write in contents.items()}
     write_all(writers | {folder / MANIFEST: write_manifest})
     return manifest
+
+
+def refuse_finished(folder):
+    """Refuse a folder whose run has ended; clear away what it needed to go on, if it was killed before it could.
+
+    Args:
+        folder: a run folder, or where one is to be.
+
+    Raises:
+        ValueError: there is a finished run.
+
+    Example:
+        >>> from thaw.shipping.run_folder import refuse_finished
+        >>> refuse_finished("nowhere")
+    """
+    folder = Path(folder)
+    if (folder / MANIFEST).exists():
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        raise ValueError(
+            f"{folder} holds a finished run; give another folder with -o, or delete this one to run again."
+        )
 
 
 def verify_run(folder):

@@ -54,6 +54,7 @@ def precompute(prefix, examples, file, *, batch_size=32, views=None, seed=0, pro
         out = prefix.outputs[0].dtype
         dtype = np.dtype("float32" if out == "bfloat16" else out)  # NumPy has no bfloat16
         kept = np.lib.format.open_memmap(beside, "w+", dtype, (views, *shape) if views else shape)
+        _reserve(beside)
         for view in range(views or 1):
             rows = kept[view] if views else kept
             batches = examples.ordered(batch_size, view=view if views else None, seed=seed)
@@ -87,24 +88,34 @@ def precompute_phase(parts, phase, train, validation, run):
         return None  # a data set is read in its own order only
     views = phase.views if train.augment is not None else None
     work = [(train, "train", views)] + ([] if validation is None else [(validation, "validation", None)])
+    # Named by what they are made from: a run that was killed may have left its own in the folder.
+    begin = f"features-{run.log['identity'][:16]}-{run.log['phase']}"
+    files = [run.work / f"{begin}-{name}.npy" for _, name, _ in work]
     item = 4 * int(np.prod(prefix.output_shape[1:]))
-    need, free = (item * sum(len(p) * (v or 1) for p, _, v in work), shutil.disk_usage(run.work).free)
+    need = sum(item * len(part) * (v or 1) for (part, _, v), file in zip(work, files) if not file.exists())
+    free = shutil.disk_usage(run.work).free
     if need > 0.8 * free:
-        run.log["notes"].append(
-            f'Phase "{phase.name}": {need / 1e9:.1f} GB of activations do not fit on the disk, where '
-            f"{free / 1e9:.1f} GB are free."
-        )
+        note = f'Phase "{phase.name}": {need / 1e9:.1f} GB of activations do not fit on the disk.'
+        run.log["notes"] += [note] if note not in run.log["notes"] else []
         return None
     total = sum(part.steps(run.batch_size) * (views or 1) for part, _, views in work)
     kept, before = [], 0
-    for part, name, views in work:
-        # Named by what it was made from: a run that was killed may have left its own in the folder.
-        file = run.work / f"features-{run.log['identity'][:16]}-{run.log['phase']}-{name}.npy"
+    for (part, _, views), file in zip(work, files):
         tell = functools.partial(_tell, run, before, total)
         options = {"batch_size": run.batch_size, "seed": run.seed}
         kept.append(precompute(prefix, part, file, views=views, progress=tell, **options))
         before += part.steps(run.batch_size) * (views or 1)
     return kept[0], kept[1] if validation is not None else None
+
+
+def _reserve(file):
+    """Take the room on the disk now: a memory map that finds the disk full later kills the process."""
+    with open(file, "r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, os.path.getsize(file))
+        except OSError as error:
+            file.unlink()
+            raise OSError(error.errno, f"{file} does not fit on the disk ({error.strerror}). Make room.") from error
 
 
 def _tell(run, before, total, done, _):

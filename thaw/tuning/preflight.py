@@ -93,7 +93,7 @@ def _look_at_plan(stages, plan, batch_size, found):
         everything = len(moving) == len(stages) > 1
         if everything and phase.learning_rate * phase.stage_decay ** (len(stages) - 1) >= HIGH_RATE:
             found.append(_high_rate(f'Phase "{phase.name}"', phase.learning_rate))
-        if len(moving) > 1 and phase.batchnorm == "trained":
+        if phase.batchnorm == "trained":
             _look_at_batchnorm([s for s in moving if s.name != HEAD], f'Phase "{phase.name}"', batch_size, found)
 
 

@@ -38,6 +38,10 @@ def run_identity(model, plan, data, batch_size, seed):
             digest.update(part.content_keys.tobytes() + np.asarray(part.y).tobytes())
             if part.weight is not None:
                 digest.update(np.asarray(part.weight).tobytes())
+            # One example as the training sees it: how it is loaded, at what size, and how it is augmented.
+            x, *_ = next(iter(part.ordered(1, view=0, seed=seed)))
+            digest.update(np.asarray(x).tobytes())
+    digest.update(" ".join(type(layer).__name__ for layer in model.layers).encode())
     for variable in model.weights:
         digest.update(variable.numpy().tobytes())
     settings = model._compile_config.config

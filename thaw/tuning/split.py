@@ -78,12 +78,15 @@ def _first_moving(calls):
     moving = [i for i, c in enumerate(calls) if getattr(c.layer, "trainable_variables", ())]
     if not moving:
         return 0
-    # Dropout right below the first weights that move belongs to them: it must go on dropping.
-    first = moving[0]
-    while first > 0 and not getattr(calls[first - 1].layer, "weights", ()) and _random(calls[first - 1].layer):
-        first -= 1
+    # Dropout between the last weights that stand still and the first that move belongs to these: it must go on.
+    first = place = moving[0]
+    while place > 0 and not getattr(calls[place - 1].layer, "weights", ()):
+        place -= 1
+        if is_random(calls[place].layer):
+            first = place
     return first
 
 
-def _random(layer):
-    return "dropout" in type(layer).__name__.lower() or "noise" in type(layer).__name__.lower()
+def is_random(layer):
+    """Does the layer do something else in every training step: dropout, noise, augmentation?"""
+    return getattr(layer, "seed_generator", None) is not None or "random" in type(layer).__name__.lower()

@@ -26,6 +26,16 @@ class StopWhenNotFinite(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
+    def on_epoch_end(self, epoch, logs=None):
+        # The last batch of an epoch can break the weights with a loss that was still finite.
+        value = (logs or {}).get("val_loss", 0.0)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f'The validation loss became {value} in phase "{self.phase}", epoch {epoch + 1}. The last good '
+                "weights were put back. Try a tenth of the learning rate, a longer warm-up, or "
+                "global_clipnorm=1.0 in the optimizer."
+            )
+
     def on_train_batch_end(self, batch, logs=None):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):

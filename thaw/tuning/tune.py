@@ -22,7 +22,7 @@ from thaw.tuning.precompute import precompute_phase
 from thaw.tuning.preflight import preflight
 from thaw.tuning.run_identity import run_identity
 from thaw.tuning.schedule import schedule
-from thaw.tuning.split import split
+from thaw.tuning.split import is_random, split
 from thaw.tuning.stop_when_not_finite import StopWhenNotFinite
 
 
@@ -39,8 +39,8 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
             copy of its own optimizer.
         plan: a :class:`thaw.Plan`.
         data: ``(train, validation)``, each :class:`thaw.Examples`, arrays ``(x, y)`` or ``(x, y, weight)``, or
-            a batched ``tf.data.Dataset``; ``validation`` may be ``None``. A data set keeps its own order, and
-            what stands still is then run in every epoch.
+            a batched ``tf.data.Dataset``; ``validation`` may be ``None``. A data set keeps its own order, what
+            stands still is then run in every epoch, and a run that goes on starts it from its beginning.
         batch_size: examples in a batch.
         seed: of the order of the examples and of their augmentation.
         callbacks: Keras callbacks. They see the whole model also while only a part of it is computed. One that
@@ -165,6 +165,10 @@ def _run_phase(run, phase, train, validation, saved):
         cached = precompute_phase(parts, phase, train, validation, run) if parts else None
         if cached:
             fitted, (train, validation) = parts[1], cached
+            random = [layer.name for layer in parts[0].layers if is_random(layer)]
+            if random:
+                note = f'Phase "{phase.name}": {", ".join(random)} stand still too: what they do at random is off.'
+                log["notes"] += [note] if note not in log["notes"] else []
         else:
             fitted = model
             if phase.views and phase.train != "all":
@@ -175,8 +179,8 @@ def _run_phase(run, phase, train, validation, saved):
         except FloatingPointError:
             assign(model.weights, start if best.weights is None else best.weights)
             raise
-        for file in run.work.glob("features-*"):
-            file.unlink()
+    for file in run.work.glob("features-*"):
+        file.unlink()
     best.restore()
     moved = movement(run.stages, _by_stage(run, start))
     log["moved"][phase.name] = [dataclasses.asdict(m) for m in moved]
@@ -306,7 +310,7 @@ def _monitor(settings, validation):
     if validation is None:
         return "loss"
     metrics = keras.tree.flatten(settings["metrics"] or settings["weighted_metrics"] or [])
-    names = [metric if isinstance(metric, str) else metric.name for metric in metrics if metric is not None]
+    names = [m if isinstance(m, str) else getattr(m, "name", None) or m.__name__ for m in metrics if m is not None]
     return f"val_{names[0]}" if names else "val_loss"
 
 
