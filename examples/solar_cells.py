@@ -58,6 +58,9 @@ def table(seed, file):
 
 def run(seed, folder):
     """Fine-tune with one seed; returns the metrics on the test photographs."""
+    from thaw.jobs.import_keras import import_keras
+
+    import_keras()
     from thaw import Plan, augment, backbone, images, tune_pictures
     from thaw.jobs.reproducible import reproducible
     from thaw.progress import Progress, counting
@@ -84,8 +87,8 @@ if __name__ == "__main__":
     folder = sys.argv[2] if len(sys.argv) > 2 else f"runs/solar-cells-{seed}"
     finished = Path(folder) / "metrics.json"
     metrics = json.loads(finished.read_text()) if finished.exists() else run(seed, folder)
-    print(f"{'':24}accuracy  macro F1  ROC AUC")
+    print(f"{'':28}accuracy  macro F1  ROC AUC")
     figures = "  ".join(f"{metrics[name]['value']:8.4f}" for name in ("accuracy", "macro_f1", "roc_auc"))
-    print(f"{'thaw, this run':24}{figures}")
+    print(f"{'thaw, this run':28}{figures}")
     for name, accuracy in PUBLISHED.items():
-        print(f"{name + ' (published)':24}{accuracy:8.4f}")
+        print(f"{name + ' (published)':28}{accuracy:8.4f}")

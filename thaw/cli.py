@@ -256,7 +256,9 @@ def main(arguments=None):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's own remarks are not for our users
     try:
         if arguments is None and len(sys.argv) > 1 and not {"-h", "--help"} & set(sys.argv):
-            _import_keras_quietly()
+            from thaw.jobs.import_keras import import_keras
+
+            import_keras()
         result = app(args=arguments, standalone_mode=False)
         code = result if isinstance(result, int) else 0  # what typer.Exit was raised with
         if code == 130:
@@ -281,26 +283,6 @@ def main(arguments=None):
                 70,
             )
     sys.exit(code)
-
-
-def _import_keras_quietly():
-    """TensorFlow writes two screens about itself while it is imported, past every setting; Python's errors stay."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        import keras  # noqa: F401
-        import tensorflow  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{error.name} is not installed; install thaw with its TensorFlow: pip install 'keras-thaw[cpu]' "
-            "(or [gpu])."
-        ) from error
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _sentence(error):
