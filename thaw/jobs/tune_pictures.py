@@ -79,7 +79,8 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
         measured = getattr(pictures, split).y
         metrics["moved"] = history.moved
         metrics["majority"] = float(np.bincount(measured).max() / len(measured))
-        if metrics["accuracy"]["low"] <= metrics["majority"]:
+        low = metrics["accuracy"]["low"]
+        if low is None or low <= metrics["majority"]:  # a single test picture allows no interval
             metrics["notes"].append(
                 f"The accuracy cannot be told from {metrics['majority']:.3f}, which always naming the commonest class "
                 "gives."
