@@ -24,7 +24,8 @@ class Examples:
         y: labels, ``(n,)`` class numbers, or ``(n, ...)`` targets.
         weight: ``(n,)`` weights in the loss, or ``None``.
         load: TensorFlow function from one element of ``x`` to one input of fixed shape.
-        augment: TensorFlow function from (one input, seed of shape ``(2,)``) to one input. Pure.
+        augment: TensorFlow function from (one input, seed of shape ``(2,)``) to one input. Pure. The seed's first
+            number is drawn anew for each version of an example, its second counts the versions up.
         keys: ``(n,)`` int64, one per example, made from its content; the augmentation follows the key, so
             that it stays with a picture when others are added.
         views: when given, ``x`` holds this many versions of each example and epoch ``e`` reads version
@@ -104,7 +105,8 @@ class Examples:
             batch_size: examples in a batch.
             seed: the order of epoch ``e`` is a function of ``(seed, e)`` alone.
             first: number of the first epoch, to go on where a run stopped.
-            views: repeat the augmentations of this many epochs in turn, instead of new ones for ever.
+            views: repeat this many augmented versions in turn, the same for every seed, instead of drawing new
+                ones for ever.
         """
         import tensorflow as tf
 
@@ -119,9 +121,10 @@ class Examples:
             return tf.data.Dataset.from_tensor_slices((shuffled, tf.fill([n], view)))
 
         epochs = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+        drawn = 0 if views else seed
         # Batches never straddle two epochs.
         return epochs.flat_map(
-            lambda epoch: self._batches(order(epoch), batch_size, seed, self.augment is not None)
+            lambda epoch: self._batches(order(epoch), batch_size, drawn, self.augment is not None)
         ).prefetch(4)
 
     def _batches(self, order, batch_size, seed, augmented):
@@ -137,8 +140,10 @@ class Examples:
             if self.load is not None:
                 x = self.load(x)
             if augmented:
-                key = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), view]), keys[i])
-                x = self.augment(x, tf.cast(key % (2**31 - 1), tf.int32))
+                fold, own = tf.random.experimental.stateless_fold_in, tf.constant(seed, tf.int64)
+                drawn = fold(tf.stack([own, view]), keys[i])[0]
+                turn = fold(tf.stack([own, tf.constant(-1, tf.int64)]), keys[i])[1] + view
+                x = self.augment(x, tf.cast(tf.stack([drawn, turn]) % (2**31 - 1), tf.int32))
             return x, *rest
 
         return order.map(one, **parallel).batch(batch_size, **parallel)

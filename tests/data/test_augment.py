@@ -82,6 +82,15 @@ def test_flips_are_these_and_each_is_about_as_frequent(flips, expected, warp):
     assert all(abs(n - 200 * share) < 5 * np.sqrt(200 * share * (1 - share)) for n in counts.values())
 
 
+@pytest.mark.parametrize("warp", [{}, {"zoom": 1e-9}])
+def test_versions_that_follow_each_other_are_not_flipped_alike(warp):
+    for first in (0, 7, 2**31 - 9):
+        made = mapped(augment(flips="both", **warp), first=first, n=4)
+        kinds = [PICTURE, PICTURE[:, ::-1], PICTURE[::-1], PICTURE[::-1, ::-1]]
+        found = [k for picture in made for k, kind in enumerate(kinds) if np.allclose(picture, kind, atol=0.1)]
+        assert sorted(found) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("name", ["rotation", "zoom"])
 def test_one_warp_equals_the_layer_alone(name):
     from keras import layers

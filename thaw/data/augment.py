@@ -25,12 +25,13 @@ def augment(
 
     The layers draw every number from the seed that comes with the picture. Nothing is remembered between
     calls and no global random state is read or moved, so the function runs in a parallel `tf.data` map, and a
-    run that is resumed sees the same pictures. Rotation, zoom and translation are one warp of the picture,
-    with the border
-    reflected: one interpolation is faster than three and blurs less.
+    run that is resumed sees the same pictures. Flips are not drawn but taken in turn, from the seed's second
+    number: of four versions of a picture with it counting up, no two are flipped alike where "both" is given.
+    Rotation, zoom and translation are one warp of the picture, with the border reflected: one interpolation
+    is faster than three and blurs less.
 
     Args:
-        flips: "none", "horizontal", "vertical" or "both" (each with its own coin).
+        flips: "none", "horizontal", "vertical" or "both".
         rotation: Largest turn either way, as a fraction of a full turn, 0 to 0.5.
         zoom: Largest change of size either way, as a fraction, 0 to below 1.
         translation: Largest shift either way, as a fraction of the side, 0 to 1.
@@ -65,7 +66,7 @@ def augment(
     # A layer without a seed draws one from Python's global random state; a float16 policy would round pixels.
     fixed = {"seed": 0, "dtype": "float32"}
     # A layer for each direction: "horizontal_and_vertical" tosses one coin for both: a half turn or nothing.
-    steps = [layers.RandomFlip(mode, **fixed) for mode in FLIPS[flips]]
+    steps = [_InTurn(layers.RandomFlip(mode, **fixed), place) for place, mode in enumerate(FLIPS[flips])]
     if rotation or zoom or translation:
         steps = [_Warp(steps, rotation, zoom, translation, fixed)]
     if contrast:
@@ -109,6 +110,23 @@ def _draws() -> type:
             return tf.random.experimental.stateless_fold_in(self.seed, self.count)
 
     return Draws
+
+
+class _InTurn:
+    """Keras' flip in one direction, decided by one binary digit of the seed's second number."""
+
+    def __init__(self, layer, place):
+        self.layer, self.mode, self.place = layer, layer.mode, place
+
+    def get_random_transformation(self, batch, seed):
+        import tensorflow as tf
+
+        drawn = self.layer.get_random_transformation(batch, seed=seed)
+        digit = tf.bitwise.bitwise_and(tf.bitwise.right_shift(seed.seed[1], self.place), 1)
+        return {**drawn, "flips": tf.fill(tf.shape(drawn["flips"]), digit == 1)}
+
+    def transform_images(self, batch, transformation):
+        return self.layer.transform_images(batch, transformation)
 
 
 class _Warp:

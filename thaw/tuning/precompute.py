@@ -11,7 +11,7 @@ import numpy as np
 from thaw.examples import Examples
 
 
-def precompute(prefix, examples, file, *, batch_size=32, views=None, seed=0, progress=None):
+def precompute(prefix, examples, file, *, batch_size=32, views=None, progress=None):
     """Run ``prefix`` once over the examples and keep its output in a file that is read by memory map.
 
     In TensorFlow on a CPU the output of one picture has the same bits wherever it stands in a batch of the
@@ -25,7 +25,6 @@ def precompute(prefix, examples, file, *, batch_size=32, views=None, seed=0, pro
         batch_size: of the training that follows.
         views: keep this many augmented versions of each example, one for each epoch in turn; ``None`` for
             the example as it is.
-        seed: of the augmentation.
         progress: called with (done, total) after each batch.
 
     Returns:
@@ -57,7 +56,7 @@ def precompute(prefix, examples, file, *, batch_size=32, views=None, seed=0, pro
         _reserve(beside)
         for view in range(views or 1):
             rows = kept[view] if views else kept
-            batches = examples.ordered(batch_size, view=view if views else None, seed=seed)
+            batches = examples.ordered(batch_size, view=view if views else None)
             for step, (x, *_) in enumerate(batches):
                 begin = step * batch_size
                 rows[begin : begin + batch_size] = _full(run, x, batch_size)
@@ -102,8 +101,7 @@ def precompute_phase(parts, phase, train, validation, run):
     kept, before = [], 0
     for (part, _, views), file in zip(work, files):
         tell = functools.partial(_tell, run, before, total)
-        options = {"batch_size": run.batch_size, "seed": run.seed}
-        kept.append(precompute(prefix, part, file, views=views, progress=tell, **options))
+        kept.append(precompute(prefix, part, file, batch_size=run.batch_size, views=views, progress=tell))
         before += part.steps(run.batch_size) * (views or 1)
     return kept[0], kept[1] if validation is not None else None
 

@@ -41,7 +41,7 @@ def split(model):
     operations = list(model.operations)
     nodes = [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in operations]
     try:
-        return keras.Model(model.inputs, crossing), keras.Model(crossing, model.outputs)
+        return keras.Model(model.input, crossing), keras.Model(crossing, model.output)
     finally:
         # Keras notes every graph a layer takes part in on the layer; a note too many and `layer.output` fails.
         for op, inbound, outbound in nodes:
