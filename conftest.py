@@ -19,7 +19,7 @@ def _leave_nothing_behind(request, tmp_path_factory, monkeypatch):
     """Caches and the files of examples go to folders of the test session; the dtype policy is put back."""
     if isinstance(request.node, pytest.DoctestItem):
         monkeypatch.chdir(tmp_path_factory.mktemp("example"))
-    monkeypatch.setenv("THAW_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     keras = sys.modules.get("keras")
     if keras is not None and keras.config.dtype_policy().name != "float32":

@@ -83,9 +83,9 @@ def ours(data, size, seed):
     model = attach_head(backbone("efficientnet_lite0", input_shape=(size, size, 3)), len(data.labels), seed=seed)
     optimizer = keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    weights = getattr(data, "class_weight", None)  # of Tux Paint's uneven classes, as thaw tune weighs them
-    weight = np.array([weights[i] for i in data.train.y], "float32") if weights else None
-    train = dataclasses.replace(data.train, augment=augment(flips="horizontal"), weight=weight)
+    # Tux Paint's classes are uneven, and weighed as thaw tune weighs them.
+    train = data.train.weighted(getattr(data, "class_weight", None))
+    train = dataclasses.replace(train, augment=augment(flips="horizontal"))
     tune(model, Plan.named("probe_then_tune"), (train, data.validation), seed=seed)
     return model
 

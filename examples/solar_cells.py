@@ -27,7 +27,7 @@ views = 1
 
 [[phase]]
 name = "top stage"
-epochs = 10
+epochs = 12
 train = 1
 learning_rate = 0.0005
 views = 4

@@ -12,14 +12,14 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "thaw").rglob("*.py"))
 FOLDERS = ("backbones", "data", "tuning", "measuring", "shipping")
 # What every folder may import: the nouns, and what a classifier's output means.
-SHARED = {"thaw", "thaw.examples", "thaw.plan", "thaw.stages", "thaw.probabilities"}
+SHARED = {"thaw", "thaw.examples", "thaw.forward", "thaw.plan", "thaw.stages", "thaw.probabilities"}
 # The files that may use their siblings, because putting them together is what they are for.
 COMPOSERS = {
     "thaw.backbones": {"backbone"},
     "thaw.data": {"images"},
     "thaw.measuring": {"evaluate"},
     "thaw.shipping": {"run_folder"},
-    "thaw.tuning": {"tune"},
+    "thaw.tuning": {"tune", "precompute", "split", "dry_run"},
 }
 OUTSIDE = {"thaw.cli", "thaw.__main__", "thaw.progress", "thaw.jobs"}  # they know everything; nobody knows them
 FORBIDDEN_NAMES = re.compile(r"utils?|helpers?|common|managers?|base|misc")

@@ -181,6 +181,34 @@ def test_take():
     assert np.array_equal(batches(plain.take([3, 1]).ordered(5, view=2))[0][0], whole[[3, 1]])
 
 
+def test_weighted_by_class():
+    plain = Examples(x=rows(3), y=np.array([0, 1, 1]))
+    assert plain.weighted(None) is plain
+    assert plain.weighted({0: 2.0, 1: 0.5}).weight.tolist() == [2.0, 0.5, 0.5]
+    own = Examples(x=rows(3), y=np.array([0, 1, 1]), weight=np.array([1.0, 0.0, 3.0]))
+    assert own.weighted({0: 2.0, 1: 0.5}).weight.tolist() == [2.0, 0.0, 1.5]
+
+
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_several_inputs(kind):
+    a, b = rows(5), np.arange(5) * 10
+    x = (a, b) if kind is tuple else {"a": a, "b": b}
+    examples = Examples(x=x, y=np.arange(5))
+    inputs, y = next(examples.epochs(2, 1).as_numpy_iterator())
+    first, second = inputs if kind is tuple else (inputs["a"], inputs["b"])
+    assert type(inputs) is kind
+    assert np.array_equal(first, a[y])
+    assert np.array_equal(second, b[y])
+    part = examples.take([4, 0])
+    leaves = part.x if kind is tuple else list(part.x.values())
+    assert np.array_equal(leaves[0], a[[4, 0]])
+    # The content is that of all inputs.
+    other = (a, b + 1) if kind is tuple else {"a": a, "b": b + 1}
+    assert not (examples.content_keys == Examples(x=other, y=np.arange(5)).content_keys).any()
+    with pytest.raises(ValueError, match="There are 4 inputs and 5 labels"):
+        Examples(x=(a, b[:4]) if kind is tuple else {"a": a, "b": b[:4]}, y=np.arange(5))
+
+
 def test_strings_are_loaded(tmp_path):
     files = []
     for i, name in enumerate(["a.bin", "ä β.bin", "c.bin"]):

@@ -1,8 +1,11 @@
 """Softmax, logits, sigmoid: what the last layer puts out becomes probabilities."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
+import thaw.forward
 from thaw.probabilities import probabilities
 
 X = np.array([[0.0, np.log(3.0)], [1.0, 1.0]], np.float32)
@@ -100,6 +103,33 @@ def test_batches_of_different_sizes_are_traced_once():
     assert Counting.traces == before + 1
 
 
+def test_batches_larger_than_the_first_and_empty_ones():
+    import tensorflow as tf
+
+    model = model_of(dense(2, None, np.eye(2)))
+    x = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
+    expected = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    for batches in ([x[:0], x[:2], x[2:10], x[10:10], x[10:]], [tf.constant(x[:3]), tf.constant(x[3:])]):
+        assert probabilities(model, batches) == pytest.approx(expected, abs=1e-6)
+
+
+def test_many_inputs_go_through_the_fastest_runtime_and_few_do_not(monkeypatch):
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
+    converted, convert = [], thaw.forward._convert
+    monkeypatch.setattr(thaw.forward, "_CONVERSION", 0)
+    monkeypatch.setattr(thaw.forward, "_FASTER", 0)
+    monkeypatch.setattr(thaw.forward, "_convert", lambda *a: converted.append(convert(*a)) or converted[-1])
+    model = model_of(dense(2, "softmax", [[1.0, 2.0], [3.0, -1.0]]))
+    x = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    batches = [x[i : i + 32] for i in range(0, 300, 32)]
+    expected = probabilities(model, batches)
+    assert probabilities(model, batches, examples=255).tolist() == expected.tolist()
+    assert converted == []
+    assert probabilities(model, batches, examples=300) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert [why for _, why in converted] == [""]
+
+
 def test_the_state_of_layers_that_are_random_in_inference_is_put_back():
     import keras
 
@@ -117,6 +147,23 @@ def test_the_state_of_layers_that_are_random_in_inference_is_put_back():
     assert (probabilities(model, [X]) == first).all()
     assert len(state) == 1
     assert (model.non_trainable_variables[0].numpy() == state[0]).all()
+
+
+def test_the_state_is_put_back_after_an_error_too():
+    import keras
+
+    class Counts(keras.layers.Layer):
+        def build(self, _):
+            self.calls = self.add_weight(name="calls", trainable=False, initializer="zeros")
+
+        def call(self, x):
+            self.calls.assign_add(1.0)
+            return x
+
+    model = model_of(Counts(), keras.layers.Softmax())
+    with pytest.raises(ValueError, match="A batch has inputs"):
+        probabilities(model, [X, X[:, :1]])
+    assert model.non_trainable_variables[0].numpy() == 0
 
 
 @pytest.mark.parametrize(

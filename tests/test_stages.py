@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 keras = pytest.importorskip("keras")
 from keras import layers
 
-from thaw.stages import Stage, calls_of, crossing_bytes, stages_of
+from thaw.stages import Stage, calls_of, crossing_bytes, operations_of, stages_of
 
 # One small member of each module of keras.applications, and how many stages it has in front of the head.
 FAMILIES = {
@@ -382,6 +382,52 @@ def test_crossing_bytes_by_hand():
     model = keras.Model(entry, layers.Dense(2)(c))
     # The input; then a; then a and b; then the two joined; nothing after the end.
     assert crossing_bytes(model, calls_of(model)) == [40, 12, 32, 32, 0]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "expected"),
+    [
+        (layers.Dense(5), (3,), 2 * (3 * 5 + 5)),
+        (layers.Dense(5), (7, 3), 2 * (3 * 5 + 5) * 7),
+        (layers.Conv2D(6, 3, 2, "same", use_bias=False), (8, 8, 4), 2 * 3 * 3 * 4 * 6 * 4 * 4),
+        (layers.DepthwiseConv2D(3, padding="same", use_bias=False), (8, 8, 4), 2 * 3 * 3 * 4 * 8 * 8),
+        # Each of the 16 positions that are read is spread over 3 x 3.
+        (layers.Conv2DTranspose(6, 3, 2, "same", use_bias=False), (4, 4, 5), 2 * 3 * 3 * 5 * 6 * 4 * 4),
+        (layers.Conv2D(6, 3, data_format="channels_first", use_bias=False), (4, 8, 9), 2 * 3 * 3 * 4 * 6 * 6 * 7),
+        (layers.BatchNormalization(), (8, 8, 4), 2 * 4 * 4 * 8 * 8),
+        # Both sets of weights at each of nine steps, whatever is put out.
+        (layers.LSTM(2, use_bias=False), (9, 3), 2 * (3 * 8 + 2 * 8) * 9),
+        (layers.Bidirectional(layers.LSTM(2, use_bias=False)), (9, 3), 2 * 2 * (3 * 8 + 2 * 8) * 9),
+        (layers.Embedding(100, 8), (6,), 6 * 8),
+        (layers.ReLU(), (8, 8, 4), 8 * 8 * 4),
+        (layers.Flatten(), (8, 8, 4), 8 * 8 * 4),
+        (layers.GlobalAveragePooling2D(), (8, 8, 4), 4),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, keras.Layer) else None,
+)
+def test_operations_by_hand(layer, shape, expected):
+    # A transposed convolution of channels first, say, cannot be run on a CPU; only its shapes are asked for.
+    entry = keras.Input(shape)
+    (call,) = calls_of(keras.Model(entry, layer(entry)))
+    assert operations_of(call) == expected
+
+
+def test_operations_at_the_size_a_model_is_used_at():
+    entry = keras.Input((None, None, 3))
+    inner = keras.Model(entry, layers.Conv2D(4, 1, use_bias=False)(entry))
+    entry = keras.Input((10, 12, 3))
+    assert [operations_of(call) for call in calls_of(keras.Model(entry, inner(entry)))] == [2 * 3 * 4 * 10 * 12]
+
+
+def test_a_mask_does_not_end_the_last_block():
+    """In the graph the masks are operations of their own, flatter than the sequence."""
+    entry = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(20, 8, mask_zero=True, name="embedding")(entry)
+    for i in range(2):
+        x = primitive_block(x, i, pre=False)
+    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    found = stages_of(keras.Model(entry, layers.Dense(3, name="classes")(x)))
+    assert first_and_last(found)[-2:] == [("attention1", "norm_b1"), ("pool", "classes")]
 
 
 convolutions = st.lists(

@@ -11,6 +11,7 @@ Example:
 __version__ = "0.1.0"
 
 _HOME = {
+    "CannotSplit": "thaw.tuning.flatten",
     "Examples": "thaw.examples",
     "Phase": "thaw.plan",
     "Plan": "thaw.plan",
@@ -18,6 +19,7 @@ _HOME = {
     "attach_head": "thaw.tuning.attach_head",
     "augment": "thaw.data.augment",
     "backbone": "thaw.backbones.backbone",
+    "cache_folder": "thaw.jobs.cache_folder",
     "check_path": "thaw.jobs.check_path",
     "decode": "thaw.data.decode",
     "dry_run": "thaw.tuning.dry_run",

@@ -247,6 +247,39 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it; a run that is going on will stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+):
+    """Show what is kept on disk between runs, or clear it; it is made again when it is needed."""
+    from thaw.jobs.cache_folder import cache_folder, clear_cache
+
+    rows = cache_folder()
+    total = sum(row["bytes"] for row in rows)
+    if clear:
+        if rows and not yes:
+            if not sys.stdin.isatty():
+                raise ValueError("Nobody can be asked whether to clear the cache; add --yes.")
+            typer.confirm(f"Remove {total / 1e6:,.1f} MB? A run that is going on will stop.", abort=True, err=True)
+        freed = clear_cache()
+        return _print_json({"freed": freed}) if as_json else _say(f"{freed / 1e6:,.1f} MB were freed.")
+    if as_json:
+        return _print_json(rows)
+    if not rows:
+        return typer.echo("Nothing is kept.")
+    told = [", ".join(f"{k} {v}" for k, v in row["about"].items() if len(str(v)) <= 40) for row in rows]
+    _table(
+        ["kept", "of", "rows", "MB", "last used"],
+        [
+            (row["what"], of, f"{row['rows']:,}", f"{row['bytes'] / 1e6:,.1f}", row["last_used"][:16].replace("T", " "))
+            for row, of in zip(rows, told)
+        ],
+    )
+    _say(f"{total / 1e6:,.1f} MB in all. Times are UTC. thaw cache --clear removes it.")
+
+
 def main(arguments=None):
     """Run the command line; every error is one sentence on stderr and an exit code.
 
@@ -255,7 +288,8 @@ def main(arguments=None):
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's own remarks are not for our users
     try:
-        if arguments is None and len(sys.argv) > 1 and not {"-h", "--help"} & set(sys.argv):
+        light = {"-h", "--help"} & set(sys.argv) or sys.argv[1:2] == ["cache"]
+        if arguments is None and len(sys.argv) > 1 and not light:
             from thaw.jobs.import_keras import import_keras
 
             import_keras()

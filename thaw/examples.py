@@ -19,13 +19,16 @@ class Examples:
     reading: it is here a function of (seed, epoch), and the augmentation of (seed, epoch, example).
 
     Args:
-        x: inputs, ``(n, ...)``, an array or memory map; or ``(n,)`` strings for ``load``;
-            or ``(views, n, ...)`` with ``views``.
+        x: inputs, ``(n, ...)``, an array or anything with its shape, dtype and indexing, such as a memory map;
+            or ``(n,)`` strings for ``load``; or ``(views, n, ...)`` with ``views``; or a tuple or dict of
+            these for a model with several inputs.
         y: labels, ``(n,)`` class numbers, or ``(n, ...)`` targets.
         weight: ``(n,)`` weights in the loss, or ``None``.
         load: TensorFlow function from one element of ``x`` to one input of fixed shape.
         augment: TensorFlow function from (one input, seed of shape ``(2,)``) to one input. Pure. The seed's first
-            number is drawn anew for each version of an example, its second counts the versions up.
+            number is drawn anew for each version of an example, its second counts the versions up. Where
+            ``load`` or ``augment`` has an attribute ``identity``, a string that names all that it depends on,
+            what is kept of the examples serves other data of the same kind too.
         keys: ``(n,)`` int64, one per example, made from its content; the augmentation follows the key, so
             that it stays with a picture when others are added.
         views: when given, ``x`` holds this many versions of each example and epoch ``e`` reads version
@@ -44,7 +47,7 @@ class Examples:
         [[0, 1], [0]]
     """
 
-    x: np.ndarray
+    x: np.ndarray | tuple | dict
     y: np.ndarray
     weight: np.ndarray | None = None
     load: Callable | None = None
@@ -54,13 +57,14 @@ class Examples:
 
     def __post_init__(self):
         n = len(self.y)
-        rows = self.x.shape[1] if self.views else len(self.x)
         if n == 0:
             raise ValueError("There are no examples; expected at least one.")
-        if rows != n:
-            raise ValueError(f"There are {rows} inputs and {n} labels; expected one label for each input.")
-        if self.views and self.x.shape[0] != self.views:
-            raise ValueError(f"x holds {self.x.shape[0]} versions, but views={self.views}.")
+        for part in _leaves(self.x):
+            rows = part.shape[1] if self.views else len(part)
+            if rows != n:
+                raise ValueError(f"There are {rows} inputs and {n} labels; expected one label for each input.")
+            if self.views and part.shape[0] != self.views:
+                raise ValueError(f"x holds {part.shape[0]} versions, but views={self.views}.")
         for name in ("weight", "keys"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
@@ -80,7 +84,21 @@ class Examples:
             for name in ("y", "weight", "keys")
             for value in [getattr(self, name)]
         }
-        return dataclasses.replace(self, x=self.x[:, indices] if self.views else self.x[indices], **part)
+        x = _each(lambda rows: rows[:, indices] if self.views else rows[indices], self.x)
+        return dataclasses.replace(self, x=x, **part)
+
+    def weighted(self, class_weight):
+        """The same examples, each counting in the loss by the weight of its class, times its own if it has one.
+
+        Args:
+            class_weight: class number to weight, as ``fit`` takes it, or ``None`` for no change.
+        """
+        if class_weight is None:
+            return self
+        weight = np.array([class_weight[c] for c in np.asarray(self.y).tolist()], np.float32)
+        if self.weight is not None:
+            weight = weight * np.asarray(self.weight, np.float32)
+        return dataclasses.replace(self, weight=weight)
 
     def ordered(self, batch_size, view=None, seed=0):
         """A finite ``tf.data.Dataset`` of batches in the given order, not augmented unless a view is named.
@@ -152,18 +170,20 @@ class Examples:
         """Inputs, labels and weights at ``i``, one index or a batch of them."""
         import tensorflow as tf
 
-        if self.x.dtype.kind in "UO":
-            x = tf.gather(self._paths, i)
-        else:
-            rows = self.x
+        def gathered(rows):
+            if rows.dtype.kind in "UO":
+                return tf.gather(self._paths, i)
             # A view is the same for a whole batch: batches never straddle epochs.
             if self.views:
                 read = lambda i, view: rows[np.ravel(view)[0], i]  # noqa: E731
             else:
                 read = lambda i, view: np.asarray(rows[i])  # noqa: E731
             shape = rows.shape[2:] if self.views else rows.shape[1:]
-            x = tf.numpy_function(read, [i, view], tf.as_dtype(rows.dtype), stateful=False)
-            x.set_shape((*i.shape, *shape))
+            found = tf.numpy_function(read, [i, view], tf.as_dtype(rows.dtype), stateful=False)
+            found.set_shape((*i.shape, *shape))
+            return found
+
+        x = _each(gathered, self.x)
         y = tf.gather(self._labels, i)
         return (x, y) if self.weight is None else (x, y, tf.gather(self._weights, i))
 
@@ -195,11 +215,24 @@ class Examples:
         """``(n,)`` int64: the keys given, or those made from ``x``."""
         if self.keys is not None:
             return np.asarray(self.keys, np.int64)
-        rows = self.x.swapaxes(0, 1) if self.views else self.x
-        return np.array(
-            [int.from_bytes(hashlib.sha256(_content(row)).digest()[:8], "little", signed=True) for row in rows]
-        )
+        keys = []
+        for i in range(len(self)):
+            rows = (part[:, i] if self.views else part[i] for part in _leaves(self.x))
+            digest = hashlib.sha256(b"".join(map(_content, rows))).digest()
+            keys.append(int.from_bytes(digest[:8], "little", signed=True))
+        return np.array(keys, np.int64)
 
 
 def _content(row):
     return row.encode() if isinstance(row, str) else np.ascontiguousarray(row).tobytes()
+
+
+def _leaves(x):
+    return list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, tuple) else [x]
+
+
+def _each(function, x):
+    """The same structure, with the function of every array in it."""
+    if isinstance(x, dict):
+        return {name: function(part) for name, part in x.items()}
+    return tuple(map(function, x)) if isinstance(x, tuple) else function(x)

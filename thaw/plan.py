@@ -9,6 +9,7 @@ import math
 import tomllib
 
 SCHEDULES = ("cosine", "linear", "constant")
+PRECISIONS = ("float32", "float16")
 PLANS = ("probe", "probe_then_tune", "gradual", "full")
 
 
@@ -29,6 +30,7 @@ class Phase:
         patience: stop the phase after this many epochs without a better validation score; 0 for never.
         views: augmented versions of each example, fixed, one for each epoch in turn, so that what stands still
             is run once for each and not in every epoch; 0 for new ones in every epoch.
+        precision: what is kept of the standing part's output: ``"float32"``, or ``"float16"`` for half the disk.
 
     Raises:
         ValueError: a value that cannot be meant; the message says which, and what is expected.
@@ -49,6 +51,7 @@ class Phase:
     batchnorm: str = "frozen"
     patience: int = 0
     views: int = 0
+    precision: str = "float32"
 
     def __post_init__(self):
         _expect(isinstance(self.name, str) and self.name.strip(), self, "name", "a word")
@@ -70,6 +73,7 @@ class Phase:
         _expect(self.batchnorm in ("frozen", "trained"), self, "batchnorm", '"frozen" or "trained"')
         _expect(_whole(self.patience) and self.patience >= 0, self, "patience", "a whole number from 0")
         _expect(_whole(self.views) and self.views >= 0, self, "views", "a whole number from 0")
+        _expect(self.precision in PRECISIONS, self, "precision", '"float32" or "float16"')
 
 
 class Plan(tuple):

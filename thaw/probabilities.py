@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from thaw.forward import forward
 
-def probabilities(model, batches):
+
+def probabilities(model, batches, examples=None):
     """Run a classifier over batches of inputs and give one probability for each class.
 
     A softmax is taken as it is; a linear last layer puts out logits, which go through the softmax; a single
@@ -14,7 +16,10 @@ def probabilities(model, batches):
 
     Args:
         model: a ``keras.Model`` with one output of shape ``(n, classes)`` or ``(n, 1)``.
-        batches: iterable of inputs as the model takes them, each with the batch axis in front.
+        batches: iterable of inputs as the model takes them, each with the batch axis in front. The first one's
+            size is that at which the model runs.
+        examples: about how many inputs will come, so that many of them go through the fastest runtime
+            (:func:`thaw.forward.forward`); ``None`` where it is not known: TensorFlow computes them.
 
     Returns:
         Float64 array ``(n, classes)`` whose rows sum to 1.
@@ -29,30 +34,40 @@ def probabilities(model, batches):
         >>> probabilities(model, [np.zeros((1, 2))]).tolist()
         [[0.5, 0.5]]
     """
-    import keras
-    import tensorflow as tf
-
     # Layers that are random also in inference, and layers that count their calls, keep their state here.
     state = [(v, v.numpy()) for v in model.non_trainable_variables]
-    run, rows = None, []
-    for batch in batches:
-        batch = keras.tree.map_structure(tf.convert_to_tensor, batch)
-        if run is None:  # one trace for batches of any size; no jit, which on a CPU is slow for convolutions
-            spec = keras.tree.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), batch)
-            run = tf.function(lambda inputs: model(inputs, training=False), input_signature=[spec])
-        out = keras.tree.flatten(run(batch))
-        if len(out) != 1:
-            raise ValueError(
-                f"{model.name} has {len(out)} outputs; expected one with a score for each class. "
-                "Make a keras.Model with that output."
-            )
-        rows.append(np.asarray(out[0], np.float64))
-    for variable, value in state:
-        if not np.array_equal(variable.numpy(), value, equal_nan=variable.dtype != "string"):
-            variable.assign(value)
+    try:
+        rows = list(_scores(model, batches, examples))
+    finally:
+        for variable, value in state:
+            if not np.array_equal(variable.numpy(), value, equal_nan=variable.dtype != "string"):
+                variable.assign(value)
     if not rows:
         raise ValueError("There are no inputs; expected at least one batch.")
     return _as_probabilities(model, np.concatenate(rows))
+
+
+def _scores(model, batches, examples):
+    """The model's one output, float64, in pieces."""
+    import keras
+    import tensorflow as tf
+
+    run = None
+    for batch in batches:
+        batch = keras.tree.map_structure(lambda a: a if isinstance(a, np.ndarray) else tf.convert_to_tensor(a), batch)
+        rows = max((int(a.shape[0]) for a in keras.tree.flatten(batch) if len(a.shape)), default=1)
+        if run is None and rows:
+            runtime = "tensorflow" if examples is None else "auto"
+            run = forward(model, rows, runtime=runtime, examples=examples)
+        for begin in range(0, rows, run.batch_size if run else 1):
+            piece = slice(begin, begin + run.batch_size)
+            out = run(batch if rows <= run.batch_size else keras.tree.map_structure(lambda a: a[piece], batch))  # noqa: B023
+            if len(out) != 1:
+                raise ValueError(
+                    f"{model.name} has {len(out)} outputs; expected one with a score for each class. "
+                    "Make a keras.Model with that output."
+                )
+            yield np.asarray(out[0], np.float64)
 
 
 def _as_probabilities(model, out):

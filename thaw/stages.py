@@ -47,6 +47,7 @@ class Call:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     shapes: tuple[tuple[int | None, ...], ...]
+    given: tuple[tuple[int | None, ...], ...] = ()  # the shapes of the inputs
 
 
 def stages_of(model):
@@ -139,6 +140,28 @@ def crossing_bytes(model, calls):
         for i in range(begin, last_use.get(key, -1) + 1):
             crossing[i] += size[key]
     return crossing
+
+
+def operations_of(call):
+    """About how many floating-point operations a call takes for one example, from shapes alone.
+
+    A multiplication and an addition for each weight at each position; one operation for each number put out where
+    there are no weights. Looking up an embedding multiplies nothing.
+    """
+    from keras import layers
+
+    size = sum(math.prod(n or 1 for n in shape[1:]) for shape in call.shapes)
+    if not _weights(call.layer):
+        return size
+    inside = sublayers(call.layer)
+    looked_up = {id(w) for inner in inside if "Embedding" in type(inner).__name__ for w in inner.weights}
+    weights = sum(math.prod(w.shape) for w in call.layer.weights if id(w) not in looked_up)
+    # A transposed convolution applies its weights where it reads, a recurrent layer at each step it reads.
+    reads = any(isinstance(inner, layers.RNN) or "Transpose" in type(inner).__name__ for inner in inside)
+    shape = (call.given if reads else call.shapes)[0]
+    axis = 1 if len(shape) > 3 and getattr(call.layer, "data_format", None) == "channels_first" else len(shape) - 1
+    positions = math.prod(n or 1 for i, n in enumerate(shape) if i not in (0, axis))
+    return max(2 * weights * positions, size)
 
 
 def sublayers(layer):
@@ -244,7 +267,8 @@ def _after_last_block(calls, blocks, tail):
     # Primitives: the head begins where the sequence is pooled or cut to one vector.
     rank = len(calls[blocks[-1]].shapes[0])
     for i in range(blocks[-1] + 1, len(calls)):
-        if len(calls[i].shapes[0]) < rank:
+        # A mask is flatter than the sequence from its beginning on; it is not what the sequence was pooled to.
+        if len(calls[i].shapes[0]) < rank and any(len(shape) >= rank for shape in calls[i].given):
             return i
     return tail[-1] if tail else None
 
@@ -310,7 +334,8 @@ def _open(model, shapes, names, calls):
                 names[id(outer)] = inside.get(id(own), id(own))
         else:
             outputs = tuple(id(t) for t in node.output_tensors)
-            calls.append(Call(layer, inputs, outputs, tuple(known[i] for i in outputs)))
+            given = tuple(known[id(t)] for t in node.input_tensors)
+            calls.append(Call(layer, inputs, outputs, tuple(known[i] for i in outputs), given))
 
 
 def _shapes(graph, shapes):

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from thaw.data.decoded_cache import decoded
+from thaw.data.decoded_cache import decoded, load_decoded
 
 DATA = b"the picture"
 KEY = hashlib.sha256(DATA).hexdigest()
@@ -26,7 +26,7 @@ def test_decoding_is_paid_once(tmp_path):
     calls = []
     path, first = decoded(DATA, KEY, 4, decode=counting(calls), folder=tmp_path)
     again, second = decoded(DATA, KEY, 4, decode=counting(calls), folder=tmp_path)
-    assert path == again == str(tmp_path / KEY[:2] / f"{KEY}-4-1.u8")
+    assert path == again == str(tmp_path / KEY[:2] / f"{KEY}-4-2.u8")
     assert len(calls) == 1
     assert (first == second).all()
     assert first.shape == (4, 4, 3)
@@ -34,7 +34,7 @@ def test_decoding_is_paid_once(tmp_path):
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("length", [0, 47, 49])
+@pytest.mark.parametrize("length", [0, 48, 51, 53])
 def test_an_entry_of_the_wrong_length_is_made_again(tmp_path, length):
     calls = []
     path, first = decoded(DATA, KEY, 4, decode=counting(calls), folder=tmp_path)
@@ -43,7 +43,25 @@ def test_an_entry_of_the_wrong_length_is_made_again(tmp_path, length):
     _, second = decoded(DATA, KEY, 4, decode=counting(calls), folder=tmp_path)
     assert len(calls) == 2
     assert (first == second).all()
-    assert os.path.getsize(path) == 48
+    assert os.path.getsize(path) == 52
+
+
+@pytest.mark.parametrize("place", [0, 47, 48, 51])
+def test_an_entry_with_a_flipped_bit_is_made_again(tmp_path, place):
+    calls = []
+    path, first = decoded(DATA, KEY, 4, decode=counting(calls), folder=tmp_path)
+    with open(path, "r+b") as file:
+        byte = file.read()[place]
+        file.seek(place)
+        file.write(bytes([byte ^ 4]))
+    _, second = decoded(DATA, KEY, 4, decode=counting(calls), folder=tmp_path)
+    assert len(calls) == 2
+    assert (first == second).all()
+
+
+def test_tensorflow_reads_the_pixels(tmp_path):
+    path, pixels = decoded(DATA, KEY, 4, decode=counting([]), folder=tmp_path)
+    assert np.array_equal(load_decoded(4)(path), pixels.astype("float32"))
 
 
 def test_many_at_once_leave_one_whole_entry_and_no_other_file(tmp_path):
@@ -56,7 +74,7 @@ def test_many_at_once_leave_one_whole_entry_and_no_other_file(tmp_path):
         thread.join()
     assert len(results) == 8
     assert len(set(results)) == 1
-    assert [f.name for f in tmp_path.rglob("*") if f.is_file()] == [f"{KEY}-8-1.u8"]
+    assert [f.name for f in tmp_path.rglob("*") if f.is_file()] == [f"{KEY}-8-2.u8"]
 
 
 def test_the_default_folder_follows_the_environment(tmp_path, monkeypatch):

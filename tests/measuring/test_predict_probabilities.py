@@ -1,10 +1,13 @@
 """Every form of labelled data gives the same labels and probabilities."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from thaw.examples import Examples
 from thaw.measuring.predict_probabilities import predict_probabilities
+from thaw.probabilities import probabilities
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(10, 3)).astype("float32"), RNG.integers(0, 3, 10)
@@ -49,6 +52,17 @@ def test_labels_and_probabilities_stay_together_in_a_shuffled_data_set(model):
 def test_augmentation_is_left_out(model):
     examples = Examples(x=X, y=Y, augment=lambda x, seed: x * 0)
     assert predict_probabilities(model, examples)[1].argmax(axis=1).tolist() == X.argmax(axis=1).tolist()
+
+
+def test_the_number_of_examples_is_told_where_it_is_known(model, monkeypatch):
+    home, told = sys.modules["thaw.measuring.predict_probabilities"], []
+    monkeypatch.setattr(
+        home, "probabilities", lambda *a, examples: told.append(examples) or probabilities(*a, examples=examples)
+    )
+    unknown = dataset(Y).batch(5).filter(lambda x, y: True)
+    for data in ((X, Y), Examples(x=X, y=Y), dataset(Y).batch(5), unknown):
+        predict_probabilities(model, data, batch_size=5)
+    assert told == [10, 10, 10, None]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Predictions by name."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from thaw.examples import Examples
+from thaw.probabilities import probabilities
 from thaw.shipping.predict import predict
 
 LABELS = ["ant", "bee", "cat"]
@@ -38,6 +41,16 @@ def test_batches_lists_and_examples_say_the_same(model):
     assert predict(model, many, LABELS, batch_size=3) == expected
     assert predict(model, many.tolist(), LABELS) == expected
     assert predict(model, Examples(x=many, y=np.zeros(8, int)), LABELS, batch_size=5) == expected
+
+
+def test_the_number_of_inputs_is_told(model, monkeypatch):
+    home, told = sys.modules["thaw.shipping.predict"], []
+    monkeypatch.setattr(
+        home, "probabilities", lambda *a, examples: told.append(examples) or probabilities(*a, examples=examples)
+    )
+    for inputs in (X, Examples(x=X, y=np.zeros(2, int))):
+        predict(model, inputs, LABELS, batch_size=1)
+    assert told == [2, 2]
 
 
 def test_pixels_of_a_byte():

@@ -1,4 +1,9 @@
-"""What is kept has the bits of the live forward."""
+"""What is kept has the bits of the live forward, and is found again by what it was made from."""
+
+import os
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -8,19 +13,23 @@ tf = pytest.importorskip("tensorflow")
 from keras import layers
 
 from thaw.examples import Examples
+from thaw.plan import Phase, Plan
+from thaw.tuning import precompute as module
+from thaw.tuning.activation_cache import ActivationCache
 from thaw.tuning.precompute import precompute
+from thaw.tuning.tune import tune
 
 
-def prefix():
-    keras.utils.set_random_seed(0)
+def prefix(seed=0):
+    keras.utils.set_random_seed(seed)
     entry = keras.Input((12, 12, 3))
     x = layers.Conv2D(8, 3, 2, activation="relu")(entry)
     x = layers.BatchNormalization()(x)
     return keras.Model(entry, layers.GlobalAveragePooling2D()(x))
 
 
-def examples(n=11, **more):
-    x = np.random.default_rng(0).normal(size=(n, 12, 12, 3)).astype("float32")
+def examples(n=11, seed=0, **more):
+    x = np.random.default_rng(seed).normal(size=(n, 12, 12, 3)).astype("float32")
     return Examples(x=x, y=np.arange(n), weight=np.linspace(0, 1, n), **more)
 
 
@@ -38,30 +47,46 @@ def live(model, batches, size):
     return np.concatenate(rows)
 
 
-def test_bits_of_the_live_forward_and_the_short_last_batch(tmp_path):
+@pytest.fixture
+def computed(monkeypatch):
+    """Counts the rows that a prefix computes."""
+    rows = []
+    call = module.forward
+
+    def counting(*arguments, **options):
+        run = call(*arguments, **options)
+
+        class Counted:
+            name, note = run.name, run.note
+
+            def __call__(self, x):
+                rows.append(len(keras.tree.flatten(x)[0]))
+                return run(x)
+
+        return Counted()
+
+    monkeypatch.setattr(module, "forward", counting)
+    return rows
+
+
+def test_bits_of_the_live_forward_and_the_short_last_batch():
     model, data = prefix(), examples()
-    kept = precompute(model, data, tmp_path / "x.npy", batch_size=4)
+    kept = precompute(model, data, batch_size=4)
     assert len(kept) == 11
     assert np.array_equal(kept.x, live(model, data.ordered(4), 4))
     assert np.array_equal(kept.y, data.y)
     assert np.array_equal(kept.weight, data.weight)
     assert (kept.load, kept.augment, kept.views) == (None, None, None)
+    assert np.array_equal(kept.keys, data.content_keys)
 
 
-def test_one_example_in_another_batch_has_the_same_bits(tmp_path):
-    model, data = prefix(), examples(8)
-    kept = precompute(model, data, tmp_path / "a.npy", batch_size=4).x
-    turned = precompute(model, data.take(np.arange(8)[::-1]), tmp_path / "b.npy", batch_size=4).x
-    assert np.array_equal(kept, turned[::-1])
-
-
-def test_views(tmp_path):
+def test_views():
     model, data = prefix(), examples(augment=noise)
-    kept = precompute(model, data, tmp_path / "x.npy", batch_size=4, views=3)
+    kept = precompute(model, data, batch_size=4, views=3)
     assert (kept.views, kept.x.shape) == (3, (3, 11, 8))
     for view in range(3):
-        assert np.array_equal(kept.x[view], live(model, data.ordered(4, view=view), 4))
-    assert not np.array_equal(kept.x[0], kept.x[1])
+        assert np.array_equal(np.asarray(kept.x)[view], live(model, data.ordered(4, view=view), 4))
+    assert not np.array_equal(kept.x[0, np.arange(11)], kept.x[1, np.arange(11)])
     # An epoch of what was kept is what the prefix says of the same epoch of the pictures.
     for epoch in (0, 4):
         raw = list(data.epochs(4, seed=5, first=epoch, views=3).take(2))
@@ -72,48 +97,292 @@ def test_views(tmp_path):
             assert np.array_equal(tf.function(lambda x: model(x, training=False))(x), features)
 
 
-def test_random_layers_and_statistics_stand_still(tmp_path):
+def test_random_layers_and_statistics_stand_still():
     entry = keras.Input((12, 12, 3))
     x = layers.Dropout(0.9)(layers.BatchNormalization()(entry))
     model = keras.Model(entry, x)
     data = examples(4)
-    kept = precompute(model, data, tmp_path / "x.npy", batch_size=4).x
+    kept = precompute(model, data, batch_size=4).x
     np.testing.assert_allclose(kept, data.x / np.sqrt(1.001), rtol=1e-5)
     assert not model.layers[1].moving_mean.numpy().any()
 
 
-def test_progress_counts_all_batches(tmp_path):
+def test_progress_counts_all_batches():
     seen = []
-    precompute(
-        prefix(), examples(), tmp_path / "x.npy", batch_size=4, views=2, progress=lambda *step: seen.append(step)
-    )
+    precompute(prefix(), examples(augment=noise), batch_size=4, views=2, progress=lambda *step: seen.append(step))
     assert seen == [(i, 6) for i in range(1, 7)]
 
 
-def test_it_is_written_beside_and_renamed(tmp_path):
-    def stop(done, total):
-        assert [p.name for p in tmp_path.iterdir()] == ["x.npy.partial"]
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        precompute(prefix(), examples(), tmp_path / "x.npy", batch_size=4, progress=stop)
-    assert not (tmp_path / "x.npy").exists()
-    again = precompute(prefix(), examples(), tmp_path / "x.npy", batch_size=4)
-    assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
-    assert np.isfinite(again.x).all()
-
-
-def test_a_file_of_other_examples_is_not_taken(tmp_path):
-    precompute(prefix(), examples(8), tmp_path / "x.npy", batch_size=4)
-    with pytest.raises(ValueError, match=r"x\.npy holds an array of shape \(8, 8\).*expected \(11, 8\).*delete it"):
-        precompute(prefix(), examples(11), tmp_path / "x.npy", batch_size=4)
+def test_several_tensors_and_several_inputs():
+    a, b = keras.Input((3,), name="a"), keras.Input((2,), dtype="int32", name="b")
+    model = keras.Model({"a": a, "b": b}, [layers.Dense(4)(a), b, keras.ops.equal(b, 0)])
+    x = {"a": np.random.default_rng(0).normal(size=(5, 3)).astype("float32"), "b": np.arange(10, dtype="int32")}
+    x["b"] = x["b"].reshape(5, 2) % 3
+    kept = precompute(model, Examples(x=x, y=np.arange(5)), batch_size=2)
+    expected = model(x)
+    assert [rows.dtype for rows in kept.x] == ["float32", "int32", "bool"]
+    for rows, value in zip(kept.x, expected):
+        np.testing.assert_allclose(np.asarray(rows).astype("float32"), np.asarray(value, "float32"), rtol=1e-6)
+    inputs, y = next(kept.epochs(5, 0).as_numpy_iterator())
+    assert np.array_equal(inputs[1], x["b"][y])
 
 
-def test_half_precision_is_kept_as_it_is(tmp_path):
+def test_a_model_for_pictures_of_any_size():
+    entry = keras.Input((None, None, 3))
+    model = keras.Model(entry, layers.Conv2D(2, 3, 2)(entry))
+    data = examples(5)
+    kept = precompute(model, data, batch_size=5)
+    assert kept.x.shape == (5, 5, 5, 2)
+    assert np.array_equal(kept.x, live(model, data.ordered(5), 5))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_only_what_is_missing_is_computed(computed, precision):
+    options = {"batch_size": 4, "precision": precision}
+    precompute(prefix(), examples(8), **options)
+    assert sum(computed) == 8
+    # The same again; and the same in another order, or a part of it.
+    precompute(prefix(), examples(8), **options)
+    part = precompute(prefix(), examples(8).take([5, 2]), **options)
+    assert sum(computed) == 8
+    assert np.array_equal(part.x, np.asarray(precompute(prefix(), examples(8), **options).x)[[5, 2]])
+    # Three more.
+    more = examples(8), examples(3, 1)
+    both = Examples(x=np.concatenate([part.x for part in more]), y=np.arange(11))
+    precompute(prefix(), both, **options)
+    assert sum(computed) == 11
+    # Each of these is something else.
+    precompute(prefix(1), examples(8), **options)
+    assert sum(computed) == 19
+    precompute(prefix(), examples(8), **options | {"batch_size": 8})
+    assert sum(computed) == 27
+    precompute(prefix(), examples(8), **options | {"precision": "float16" if precision == "float32" else "float32"})
+    assert sum(computed) == 35
+    precompute(prefix(), examples(8, augment=noise), views=2, **options)
+    assert sum(computed) == 51
+    precompute(prefix(), examples(8, augment=lambda x, seed: 2 * noise(x, seed)), views=1, **options)
+    assert sum(computed) == 59
+    precompute(prefix(), examples(8, load=lambda x: x + 1), **options)
+    assert sum(computed) == 67
+
+
+def test_functions_with_an_identity_serve_other_data(computed):
+    def named(factor):
+        def load(x):
+            return factor * x
+
+        load.identity = f"times {factor}"
+        return load
+
+    precompute(prefix(), examples(8, load=named(2)), batch_size=4)
+    precompute(prefix(), examples(8, load=named(2)).take([7, 1, 3]), batch_size=4)
+    assert sum(computed) == 8
+    precompute(prefix(), examples(8, load=named(3)), batch_size=4)
+    assert sum(computed) == 16
+
+
+def test_damage_is_found_and_said(computed, tmp_path):
+    kept = np.asarray(precompute(prefix(), examples(8), cache=tmp_path, batch_size=4).x)
+    (file,) = tmp_path.rglob("0.npy")
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 16
+    file.write_bytes(data)
+    again = precompute(prefix(), examples(8), cache=tmp_path, batch_size=4).x
+    assert sum(computed) == 16
+    assert np.array_equal(kept, again)
+
+
+def test_numbers_too_large_for_half_precision():
+    model = keras.Sequential([keras.Input((1,)), layers.Rescaling(1e6)])
+    data = Examples(x=np.ones((3, 1), "float32"), y=np.arange(3))
+    with pytest.raises(ValueError, match=r'Activations reach 1e\+06, and half precision ends at 65504; .*"float32"'):
+        precompute(model, data, precision="float16")
+    with pytest.raises(ValueError, match="precision is 'int8'; expected one of float32, float16"):
+        precompute(model, data, precision="int8")
+
+
+def test_half_precision_of_the_model_is_kept_as_it_is():
     keras.config.set_dtype_policy("mixed_float16")
     model = prefix()
     keras.config.set_dtype_policy("float32")
-    kept = precompute(model, examples(), tmp_path / "x.npy", batch_size=4)
+    kept = precompute(model, examples(), batch_size=4)
     assert kept.x.dtype == np.float16
     assert np.array_equal(kept.x, live(model, examples().ordered(4), 4))
+
+
+# Below: phases, as tune runs them.
+
+
+def net():
+    keras.utils.set_random_seed(0)
+    x = entry = keras.Input((16, 16, 3))
+    for i, filters in enumerate((4, 6, 8)):
+        x = layers.Conv2D(filters, 3, 2, padding="same", activation="relu", name=f"down{i}")(x)
+        x = layers.BatchNormalization(name=f"norm{i}")(x)
+    x = layers.Dense(3, "softmax", name="out")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(entry, x)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def pictures(n=24, seed=0, **more):
+    x = np.random.default_rng(seed).normal(size=(n, 16, 16, 3)).astype("float32")
+    return Examples(x=x, y=np.arange(n) % 3, **more)
+
+
+def phases(*trains, views=1, epochs=1):
+    return Plan([Phase(name=f"p{i}", epochs=epochs, train=t, views=views) for i, t in enumerate(trains)])
+
+
+def run(plan, n=24, model=None, **more):
+    model = model or net()
+    history = tune(model, plan, (pictures(n, augment=noise, **more), pictures(8, 1)), batch_size=8)
+    return model, history
+
+
+def weights(model):
+    return [w.numpy() for w in model.weights]
+
+
+def test_one_pass_serves_the_phases_that_follow(computed):
+    run(phases("head", 1, 2))
+    assert sum(computed) == 24 + 8
+
+
+def test_a_later_phase_with_more_views_computes_those(computed):
+    plan = [Phase(name="a", epochs=1, train="head", views=1), Phase(name="b", epochs=1, train=1, views=3)]
+    run(Plan(plan))
+    assert sum(computed) == 24 + 8 + 2 * 24
+
+
+def test_another_plan_and_another_seed_find_what_is_there(computed):
+    run(phases("head", 2))
+    assert sum(computed) == 32
+    model = net()
+    tune(model, phases("head"), (pictures(augment=noise), pictures(8, 1)), batch_size=8, seed=9)
+    assert sum(computed) == 32
+    run(phases(2, epochs=3))
+    assert sum(computed) == 32
+
+
+def test_the_nearest_earlier_place_is_where_it_begins(monkeypatch):
+    """Kept at the second stage: the third is computed from there, and not from the pictures."""
+    begun = []
+    part = module.part
+
+    def watched(flat, begin=None, end=None):
+        made = part(flat, begin, end)
+        begun.append((None if begin is None else tuple(begin[0].shape[1:]), [tuple(t.shape[1:]) for t in made.outputs]))
+        return made
+
+    one, _ = run(phases(2))
+    one, first = run(phases(1))
+    monkeypatch.setattr(module, "part", watched)
+    monkeypatch.setenv("THAW_CACHE", os.environ["THAW_CACHE"] + "-fresh")
+    run(phases(2))
+    assert ((8, 8, 4), [(4, 4, 6)]) not in begun
+    two, second = run(phases(1))
+    assert ((8, 8, 4), [(4, 4, 6)]) in begun
+    assert first.history["loss"] == second.history["loss"]
+    assert all(np.array_equal(a, b) for a, b in zip(weights(one), weights(two)))
+
+
+def test_what_moved_before_is_not_taken(computed):
+    """After the whole net has moved, what was kept of its old weights is of no use."""
+    run(phases("head", "all", 1))
+    assert sum(computed) == 32 + 32
+
+
+def test_without_room_the_model_is_computed_whole(computed, monkeypatch):
+    monkeypatch.setenv("THAW_CACHE_GB", "0.000001")
+    _, history = run(phases("head"))
+    assert sum(computed) == 0
+    (note,) = [note for note in history.notes if "every epoch" in note]
+    assert "activations do not fit into the 0.0 GB that the cache may take" in note
+
+
+def test_what_later_phases_need_is_left_out_where_there_is_no_room(computed, monkeypatch):
+    row = 4 * 8 + 16
+    monkeypatch.setenv("THAW_CACHE_GB", str((32 * row + 40_000) / 1e9))
+    _, history = run(phases("head", 2), 24)
+    assert sum(computed) >= 32
+    assert any('Phase "p0": what stands still was computed once' in note for note in history.notes)
+
+
+def test_live_phases_say_so():
+    _, history = run(Plan([Phase(name="a", epochs=1, train="head")]))
+    (note,) = [note for note in history.notes if 'Phase "a"' in note]
+    assert "all of the model is computed in every epoch: its examples are augmented anew" in note
+
+
+def test_without_augmentation_there_is_nothing_new_in_an_epoch(computed):
+    model = net()
+    tune(model, Plan([Phase(name="a", epochs=2, train="head")]), (pictures(), pictures(8, 1)), batch_size=8)
+    assert sum(computed) == 32
+
+
+def test_the_runtime_is_chosen_once_for_good(monkeypatch):
+    """A choice by time may fall one way today and the other way tomorrow; the bits would differ."""
+    chosen = []
+
+    class Quick:
+        note = ""
+
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self, x):
+            return [np.zeros((len(x), 8), "float32")]
+
+    def fake(model, batch_size, *, runtime="auto", examples=None):
+        chosen.append(runtime)
+        return Quick("openvino" if runtime == "auto" else runtime)
+
+    monkeypatch.setattr(module, "forward", fake)
+    for _ in range(2):
+        precompute(prefix(), examples(300), batch_size=32)
+    assert chosen == ["auto", "openvino"]
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_and_two_at_once(tmp_path):
+    """What was complete stays, what was not is computed; two processes at the same rows both succeed."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        textwrap.dedent("""
+            import os, sys, numpy as np, keras
+            from thaw import Examples, precompute
+            from thaw.tuning import activation_cache
+            activation_cache.SEGMENT_BYTES = 4000
+            keras.utils.set_random_seed(0)
+            model = keras.Sequential([keras.Input((50,)), keras.layers.Dense(50)])
+            data = Examples(x=np.random.default_rng(0).normal(size=(100, 50)).astype("float32"), y=np.arange(100))
+            done = []
+            def progress(i, n):
+                done.append(i)
+                if sys.argv[1] == "kill" and i == 6:
+                    os.kill(os.getpid(), 9)
+            x = np.asarray(precompute(model, data, batch_size=10, progress=progress).x)
+            print(len(done), x.tobytes().hex()[:4000])
+        """)
+    )
+    environment = os.environ | {"THAW_CACHE": str(tmp_path / "cache"), "PYTHONPATH": os.getcwd()}
+
+    def start(how, cache="cache"):
+        return subprocess.Popen(
+            [sys.executable, script, how],
+            env=environment | {"THAW_CACHE": str(tmp_path / cache)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    killed = start("kill")
+    killed.communicate()
+    assert killed.returncode == -9
+    steps, after = start("whole").communicate()[0].split()
+    assert 0 < int(steps) < 10
+    one, two = start("whole", "other"), start("whole", "other")
+    results = [process.communicate()[0].split()[1] for process in (one, two)]
+    assert (one.returncode, two.returncode) == (0, 0)
+    assert results == [after, after]
+    assert ActivationCache(tmp_path / "cache/activations").notes == []

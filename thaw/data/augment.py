@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+# Raised when the same arguments give other pictures, so that what was kept of the old ones is not taken for new.
+VERSION = 1
 FLIPS = {
     "none": (),
     "horizontal": ("horizontal",),
@@ -74,10 +76,10 @@ def augment(
         steps.append(layers.RandomContrast((contrast, contrast), **fixed))
     if brightness:
         steps.append(layers.RandomBrightness(brightness, **fixed))
-    return _apply(steps) if steps else None
+    return _apply(steps, f"flips {flips} {given}, version {VERSION}") if steps else None
 
 
-def _apply(steps: list) -> Callable:
+def _apply(steps: list, identity: str) -> Callable:
     draws = _draws()
 
     def augmented(picture, seed):
@@ -90,6 +92,7 @@ def _apply(steps: list) -> Callable:
             batch = step.transform_images(batch, step.get_random_transformation(batch, seed=generator))
         return tf.ensure_shape(batch[0], picture.shape)
 
+    augmented.identity = identity
     return augmented
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 # Raised when `decode` gives other pixels for the same file, so that old entries are not taken for new ones.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def decoded(
@@ -24,9 +25,9 @@ def decoded(
 ) -> tuple[str, np.ndarray]:
     """Give a picture's pixels from the cache, decoding it only where they are not there yet.
 
-    One picture is one file of raw bytes, `folder/ab/<key>-<image_size>-<version>.u8`, so TensorFlow reads it
-    with `tf.io.read_file` and `tf.io.decode_raw`. A file is written beside its place and moved there, so two
-    processes may share a cache; an entry of the wrong length is made again.
+    One picture is one file of raw bytes and their CRC-32, `folder/ab/<key>-<image_size>-<version>.u8`, so
+    TensorFlow reads it with `tf.io.read_file` and `tf.io.decode_raw`. A file is written beside its place and
+    moved there, so two processes may share a cache; a damaged entry is made again.
 
     Args:
         data: The picture file's bytes.
@@ -50,7 +51,7 @@ def decoded(
         ...     key = hashlib.sha256(b"abc").hexdigest()
         ...     path, pixels = decoded(b"abc", key, 2, decode=grey, folder=folder)
         ...     path[len(folder):].startswith("/ba/ba7816bf"), os.path.getsize(path), int(pixels[0, 0, 0])
-        (True, 12, 3)
+        (True, 16, 3)
     """
     # Absolute, so that the entry is found after a change of directory.
     root = Path(folder if folder is not None else _default_folder()).absolute()
@@ -58,8 +59,8 @@ def decoded(
     shape = (image_size, image_size, 3)
     try:
         kept = np.fromfile(place, np.uint8)
-        if kept.size == image_size * image_size * 3:
-            return str(place), kept.reshape(shape)
+        if kept.size == image_size * image_size * 3 + 4 and _sum(kept[:-4]) == kept[-4:].tobytes():
+            return str(place), kept[:-4].reshape(shape)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -88,8 +89,9 @@ def load_decoded(image_size: int):
         import tensorflow as tf
 
         pixels = tf.io.decode_raw(tf.io.read_file(path), tf.uint8)
-        return tf.cast(tf.reshape(pixels, (image_size, image_size, 3)), tf.float32)
+        return tf.cast(tf.reshape(pixels[:-4], (image_size, image_size, 3)), tf.float32)
 
+    load.identity = f"decoded to {image_size}, version {FORMAT_VERSION}"
     return load
 
 
@@ -107,11 +109,15 @@ def _write(place: Path, pixels: np.ndarray) -> None:
     handle, beside = tempfile.mkstemp(dir=place.parent, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(pixels.tobytes())
+            file.write(pixels.tobytes() + _sum(pixels))
         os.replace(beside, place)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
+
+
+def _sum(pixels: np.ndarray) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(pixels)).to_bytes(4, "little")
 
 
 def _sentence(error: OSError, root: Path) -> OSError:

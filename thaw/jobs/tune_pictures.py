@@ -1,6 +1,5 @@
 """The main job: pictures and a backbone in, a run folder out."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -48,11 +47,7 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
     from thaw.tuning.tune import tune
 
     out = Path(out)
-    train = pictures.train
-    if pictures.class_weight:
-        balance = np.array([pictures.class_weight[i] for i in range(len(pictures.labels))], np.float32)
-        own = 1.0 if train.weight is None else np.asarray(train.weight, np.float32)
-        train = dataclasses.replace(train, weight=balance[train.y] * own)
+    train = pictures.train.weighted(pictures.class_weight)
     with lock_run(out):
         refuse_finished(out)
         work = out / "unfinished"

@@ -32,35 +32,38 @@ def predict_probabilities(model, data, *, batch_size=32):
         ([0, 1, 1], [0.5, 0.5])
     """
     labels = []
+    batches, examples = _batches(data, batch_size)
 
     def inputs():
-        for batch in _batches(data, batch_size):
+        for batch in batches:
             if not isinstance(batch, (tuple, list)) or len(batch) < 2:
                 raise ValueError("The data have inputs and no labels; expected (x, y).")
             labels.append(np.asarray(batch[1]))
             yield batch[0]
 
-    p = probabilities(model, inputs())
+    p = probabilities(model, inputs(), examples=examples)
     return _class_numbers(np.concatenate(labels), p), p
 
 
 def _batches(data, batch_size):
-    if isinstance(data, Examples):
-        return data.ordered(batch_size)
+    """Batches of the data, and how many examples there are: about, for a data set, or ``None`` if it cannot say."""
     if isinstance(data, (tuple, list)):
         if len(data) not in (2, 3):
             raise ValueError(f"The data are {len(data)} arrays; expected (x, y).")
         x, y = np.asarray(data[0]), np.asarray(data[1])
-        return Examples(x=x, y=y).ordered(batch_size)
+        data = Examples(x=x, y=y)
+    if isinstance(data, Examples):
+        return data.ordered(batch_size), len(data)
     import tensorflow as tf
 
     if not isinstance(data, tf.data.Dataset):
         raise ValueError(
             f"The data are a {type(data).__name__}; expected thaw.Examples, arrays (x, y) or a tf.data.Dataset."
         )
-    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+    batches = int(data.cardinality())
+    if batches == tf.data.INFINITE_CARDINALITY:
         raise ValueError("The data set never ends; measure on one without repeat().")
-    return data
+    return data, batches * batch_size if batches >= 0 else None
 
 
 def _class_numbers(y, p):

@@ -55,7 +55,7 @@ def scores(y, p, *, labels=None, seed=0):
     y, p, labels = _checked(y, p, labels)
     n, k = p.shape
     measure = _measures(y, p)
-    value = dict(zip(HEADLINES, measure(np.arange(n)[None])[:, 0]))
+    value = dict(zip(HEADLINES, measure(np.arange(n)[None])[:, 0])) | {"calibration_error": _calibration_error(y, p)}
     low, high, why = _intervals(measure, n, k, seed)
     found = {"examples": n}
     absent = [labels[c] for c in range(k) if c not in y]
@@ -121,14 +121,11 @@ def _checked(y, p, labels):
 
 
 def _measures(y, p):
-    """A function from resampled positions ``(..., n)`` to the headline figures ``(6, ...)``."""
+    """A function from resampled positions ``(..., n)`` to the headline figures but the last, ``(5, ...)``."""
     n, k = p.shape
     top = p.argmax(axis=1)
     cell = y * k + top
     surprise = -np.log(np.maximum(p[np.arange(n), y], 1e-7))
-    confidence = p.max(axis=1)
-    bin_ = np.minimum(np.ceil(confidence * BINS).astype(np.int64) - 1, BINS - 1)
-    gap = (top == y) - confidence
     ranked = range(k) if k > 2 else (1,)  # class 0 of two is the mirror image of class 1
     small = n * k <= MOST_RANKS
     rankings = [_ranking(y == c, p[:, c]) for c in ranked] if small else None
@@ -144,7 +141,6 @@ def _measures(y, p):
         matrix = _counts(cell[at], k * k).reshape(*at.shape[:-1], k, k)
         right = np.trace(matrix, axis1=-2, axis2=-1)
         _, recall, f1 = _by_class(matrix)
-        off = np.abs(_counts(bin_[at], BINS, gap[at])).sum(axis=-1) / n
         return np.stack(
             [
                 right / n,
@@ -152,11 +148,17 @@ def _measures(y, p):
                 _mean_of_known(f1),
                 _mean_of_known(np.stack(areas(at), axis=-1)),
                 surprise[at].mean(axis=-1),
-                off,
             ]
         )
 
     return measure
+
+
+def _calibration_error(y, p):
+    """How far confidence and accuracy lie apart, over bins of equal width."""
+    confidence = p.max(axis=1)
+    bins = np.minimum(np.ceil(confidence * BINS).astype(np.int64) - 1, BINS - 1)
+    return np.abs(np.bincount(bins, (p.argmax(axis=1) == y) - confidence)).sum() / len(y)
 
 
 def _intervals(measure, n, k, seed):
@@ -184,12 +186,11 @@ def _intervals(measure, n, k, seed):
     return np.where(few, np.nan, low), np.where(few, np.nan, high), why
 
 
-def _counts(codes, size, weights=None):
+def _counts(codes, size):
     """``bincount`` along the last axis."""
     rows = codes.reshape(-1, codes.shape[-1])
     flat = (rows + size * np.arange(len(rows))[:, None]).ravel()
-    weights = None if weights is None else weights.ravel()
-    return np.bincount(flat, weights, minlength=size * len(rows)).reshape(*codes.shape[:-1], size)
+    return np.bincount(flat, minlength=size * len(rows)).reshape(*codes.shape[:-1], size)
 
 
 def _by_class(matrix):

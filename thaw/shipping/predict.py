@@ -44,7 +44,7 @@ def predict(model, inputs, labels, *, top=3, batch_size=32):
         if len(inputs) == 0:
             return []
         batches = (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
-    p = probabilities(model, batches)
+    p = probabilities(model, batches, examples=len(inputs))
     if p.shape[1] != len(labels):
         raise ValueError(f"There are {len(labels)} labels and {p.shape[1]} classes; expected one label for each.")
     found = []

@@ -62,4 +62,4 @@ def attach_head(backbone, classes, *, dropout=0.2, pooling="avg", seed=0):
     if dropout:
         x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
     x = layers.Dense(classes, activation="softmax", kernel_initializer="zeros", dtype="float32", name="head_classes")(x)
-    return keras.Model(backbone.inputs, x, name=backbone.name)
+    return keras.Model(backbone.input, x, name=backbone.name)

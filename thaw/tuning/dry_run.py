@@ -1,11 +1,14 @@
 """What a plan would do: what moves, how fast, and for how long."""
 
+import contextlib
 import dataclasses
 import time
 
 import numpy as np
 
+from thaw.forward import forward
 from thaw.stages import stages_of
+from thaw.tuning.flatten import CannotSplit
 from thaw.tuning.freeze import freeze
 from thaw.tuning.split import split
 
@@ -80,13 +83,16 @@ def _seconds(model, phase, counts, batch_size):
     import tensorflow as tf
 
     train, validation = (-(-n // batch_size) for n in counts)
-    parts = split(model) if phase.views else None
-    prefix, suffix = parts or (None, model)
+    prefix, suffix = None, model
+    if phase.views:
+        with contextlib.suppress(CannotSplit):
+            prefix, suffix = split(model)
     x = tf.random.stateless_uniform((batch_size, *model.input_shape[1:]), (0, 0), 0, 255)
     once = 0.0
     if prefix is not None:
-        forward, compiling = _timed(tf.function(lambda x: prefix(x, training=False)), x)
-        once = compiling + forward * (train * phase.views + validation)
+        run = forward(prefix, batch_size, examples=batch_size * (train * phase.views + validation))
+        usual, compiling = _timed(run, x)
+        once = compiling + usual * (train * phase.views + validation)
         x = prefix(x, training=False)
 
     @tf.function

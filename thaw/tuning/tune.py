@@ -14,15 +14,17 @@ from thaw.examples import Examples
 from thaw.stages import stages_of
 from thaw.tuning.best_weights import BestWeights
 from thaw.tuning.checkpoint import Checkpoint, assign, read_checkpoint, variables_of
+from thaw.tuning.flatten import CannotSplit, flatten
 from thaw.tuning.freeze import freeze
 from thaw.tuning.fresh_optimizer import fresh_optimizer
 from thaw.tuning.movement import alarms, movement
+from thaw.tuning.part import part
 from thaw.tuning.per_stage import per_stage
 from thaw.tuning.precompute import precompute_phase
 from thaw.tuning.preflight import preflight
 from thaw.tuning.run_identity import run_identity
 from thaw.tuning.schedule import schedule
-from thaw.tuning.split import is_random, split
+from thaw.tuning.split import find_cut, is_random
 from thaw.tuning.stop_when_not_finite import StopWhenNotFinite
 
 
@@ -85,6 +87,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         run = _Run(
             model=model,
             stages=stages_of(model),
+            cuts=_cuts(model, plan),
             settings=settings,
             best=BestWeights(model, _monitor(settings, validation)),
             callbacks=list(callbacks),
@@ -102,7 +105,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         try:
             for index in range(run.log["phase"], len(plan)):
                 run.log["phase"] = index
-                _run_phase(run, plan[index], train, validation, saved)
+                _run_phase(run, plan, train, validation, saved)
                 saved = None
         finally:
             # Nothing of ours stays in the model: a file saved from it names the user's optimizer and no other.
@@ -116,6 +119,7 @@ class _Run:
 
     model: Any
     stages: tuple
+    cuts: Any
     settings: dict
     best: BestWeights
     callbacks: list
@@ -148,8 +152,40 @@ def _take_up(run):
     return meta, arrays
 
 
-def _run_phase(run, phase, train, validation, saved):
+@dataclasses.dataclass(frozen=True)
+class _Cuts:
+    """Where the model is cut: the tensors of its flat form that cross, or the reason why it cannot be cut."""
+
+    flat: Any
+    by_phase: list
+    by_stage: list  # from the head down, wherever there is a cut
+
+    def standing(self, index):
+        """The layers in front of the cut of a phase."""
+        return part(self.flat, None, self.by_phase[index]).layers
+
+
+def _cuts(model, plan):
+    try:
+        flat = flatten(model)
+    except CannotSplit as reason:
+        return _Cuts(None, [str(reason)] * len(plan), [])
+
+    def cut(train, batchnorm="frozen"):
+        freeze(model, train, batchnorm)
+        try:
+            return find_cut(flat)
+        except CannotSplit as reason:
+            return str(reason)
+
+    by_phase = [cut(phase.train, phase.batchnorm) for phase in plan]
+    by_stage = [cut(n) for n in range(len(stages_of(model)) - 1)]
+    return _Cuts(flat, by_phase, [tensors for tensors in by_stage if not isinstance(tensors, str)])
+
+
+def _run_phase(run, plan, train, validation, saved):
     model, best, log = run.model, run.best, run.log
+    phase = plan[log["phase"]]
     moving = freeze(model, phase.train, phase.batchnorm)
     run.tell("on_phase_begin", phase, moving)
     if saved is None:
@@ -161,26 +197,19 @@ def _run_phase(run, phase, train, validation, saved):
             assign(variables_of(model), arrays["model"])
     if not over:
         # The loop of the design: cut, run what stands still once, compile what moves, fit it.
-        parts = split(model) if phase.views else None
-        cached = precompute_phase(parts, phase, train, validation, run) if parts else None
-        if cached:
-            fitted, (train, validation) = parts[1], cached
-            random = [layer.name for layer in parts[0].layers if is_random(layer)]
-            if random:
-                note = f'Phase "{phase.name}": {", ".join(random)} stand still too: what they do at random is off.'
-                log["notes"] += [note] if note not in log["notes"] else []
-        else:
-            fitted = model
-            if phase.views and phase.train != "all":
-                note = f'Phase "{phase.name}": all of the model is computed in every epoch.'
-                log["notes"] += [note] if note not in log["notes"] else []
+        try:
+            fitted, train, validation = precompute_phase(run.cuts, plan, (train, validation), run)
+            random = [layer.name for layer in run.cuts.standing(log["phase"]) if is_random(layer)]
+            note = f"{', '.join(random)} stand still too: what they do at random is off." if random else None
+        except CannotSplit as reason:
+            fitted, note = model, f"all of the model is computed in every epoch: {reason}."
+        if note and f'Phase "{phase.name}": {note}' not in log["notes"]:
+            log["notes"].append(f'Phase "{phase.name}": {note}')
         try:
             _fit(run, phase, fitted, train, validation, start, saved)
         except FloatingPointError:
             assign(model.weights, start if best.weights is None else best.weights)
             raise
-    for file in run.work.glob("features-*"):
-        file.unlink()
     best.restore()
     moved = movement(run.stages, _by_stage(run, start))
     log["moved"][phase.name] = [dataclasses.asdict(m) for m in moved]

@@ -1,0 +1,177 @@
+"""The same phases on the same photographs in plain Keras and by thaw: the frame of three benchmarks.
+
+Plain Keras in its best honest form: `image_dataset_from_directory`, decoded once and cached in memory, shuffled anew
+in every epoch, prefetched; what stands still has `trainable=False`, so that no gradients are computed for it; no XLA
+(`jit_compile=False`), which is several times slower on a CPU. The backbone, the head, the optimizer, its rates, the
+epochs, the batches and the validation after each epoch are the same, and both put the best weights back at the end of
+a phase. The pictures are not augmented, so that thaw keeps one view of each and both train on the same. Each reads and
+resizes the photographs in its own way.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from pathlib import Path
+
+from in_pairs import in_pairs, print_ratio, print_seconds, ratios, run
+from photographs import photographs
+
+SIZE, BATCH = 224, 32
+
+
+class Clock:
+    """Seconds of each part of a run, one after the other."""
+
+    def __init__(self, began):
+        self.parts, self.last = {}, began
+
+    def __call__(self, part):
+        now = time.monotonic()
+        self.parts[part] = round(self.parts.get(part, 0.0) + now - self.last, 2)
+        self.last = now
+
+
+def timed_phases(clock):
+    """A Keras callback that tells the clock how long each phase needs before its first epoch, and in its epochs."""
+    import keras
+
+    class TimedPhases(keras.callbacks.Callback):
+        phase = ""
+
+        def on_phase_begin(self, phase, moving=None):
+            self.begun, self.phase = False, phase.name
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if not self.begun:
+                clock(f"{self.phase}: before the first epoch")
+            self.begun = True
+
+        def on_epoch_end(self, epoch, logs=None):
+            clock(f"{self.phase}: epochs")
+
+    return TimedPhases()
+
+
+def network(seed):
+    from thaw import attach_head, backbone
+
+    return attach_head(backbone("efficientnet_lite0", input_shape=(SIZE, SIZE, 3)), 2, seed=seed)
+
+
+def in_plain_keras(folder):
+    """The pictures of a folder one by one, as Keras reads them."""
+    import keras
+
+    return keras.utils.image_dataset_from_directory(
+        folder, image_size=(SIZE, SIZE), interpolation="bicubic", batch_size=None, verbose=False
+    )
+
+
+def plain(folder, plan, seed, clock):
+    import keras
+    import tensorflow as tf
+
+    from thaw import freeze, schedule
+
+    clock("imports")
+    keras.utils.set_random_seed(seed)
+
+    train, checks = in_plain_keras(folder / "train"), in_plain_keras(folder / "validation")
+    sizes = [int(train.cardinality()), int(checks.cardinality())]
+    train = train.cache().shuffle(sizes[0], seed=seed).batch(BATCH).prefetch(tf.data.AUTOTUNE)
+    checks = checks.batch(BATCH).cache().prefetch(tf.data.AUTOTUNE)
+    clock("pictures")  # decoded in the first epoch
+    model = network(seed)
+    clock("backbone and head")
+    timed, accuracy = timed_phases(clock), []
+    for phase in plan:
+        freeze(model, phase.train, phase.batchnorm)  # sets trainable, and nothing else
+        steps = -(-sizes[0] // BATCH)
+        rate = schedule(phase.schedule, phase.learning_rate, phase.epochs * steps, phase.warmup)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-4, global_clipnorm=1.0)
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+        best = keras.callbacks.EarlyStopping(
+            "val_accuracy", mode="max", patience=phase.epochs, restore_best_weights=True
+        )
+        timed.on_phase_begin(phase)
+        history = model.fit(train, validation_data=checks, epochs=phase.epochs, callbacks=[timed, best], verbose=0)
+        accuracy += history.history["val_accuracy"]
+    return sizes, accuracy, []
+
+
+def ours(folder, plan, seed, clock):
+    import keras
+
+    from thaw import images, tune
+
+    clock("imports")
+    keras.utils.set_random_seed(seed)
+    pictures = images(folder, image_size=SIZE, seed=seed)
+    clock("pictures")
+    model = network(seed)
+    clock("backbone and head")
+    optimizer = keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    data = pictures.train, pictures.validation
+    history = tune(model, plan, data, batch_size=BATCH, seed=seed, callbacks=[timed_phases(clock)])
+    return [len(part) for part in data], history.history["val_accuracy"], history.notes
+
+
+def both_ways(script, plan, *, aim, points=None, also=None):
+    """Run a plan in plain Keras and by thaw, and say how many times faster thaw was: the whole of a benchmark.
+
+    Args:
+        script: the file that calls; it is run again, once for each way and pair.
+        plan: a ``thaw.Plan`` whose phases have ``views=1`` and ``stage_decay=1``.
+        aim: at least this many times faster.
+        points: the validation accuracies may lie this many points apart, or ``None`` to print them only.
+        also: other ways to run in turn with the two, each a name and a function like :func:`plain`.
+    """
+    ways = {"plain Keras": plain, "thaw": ours} | (also or {})
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pairs", nargs="?", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, help="of every phase, to try the benchmark out")
+    parser.add_argument("--way", choices=ways, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    folder = photographs(given.pictures)
+    if given.way:
+        _child(given, folder, plan, ways[given.way])
+        return
+
+    few = [] if given.epochs is None else ["--epochs", given.epochs]
+
+    def way(name):
+        return name, lambda seed: run(script, "--way", name, "--seed", seed, "--pictures", given.pictures, *few)
+
+    answers = in_pairs(given.pairs, *map(way, ways))
+    print(f"{Path(script).name}: {given.pictures} photographs, {SIZE} x {SIZE}, {given.pairs} pairs of processes")
+    print(f"{plan}\n\n{'':14}{'least':>8} {'median':>8} {'most':>8}")
+    print_seconds(answers)
+    for name, rows in answers.items():
+        train, checks = rows[0]["sizes"]
+        best = " ".join(f"{row['accuracy']:.4f}" for row in rows)
+        print(f"\n{name}: best validation accuracy {best} ({train} to train on, {checks} to validate)")
+        for note in rows[0]["notes"]:
+            print(f"  {note}")
+    apart = [100 * (o["accuracy"] - p["accuracy"]) for o, p in zip(answers["thaw"], answers["plain Keras"])]
+    said = "" if points is None else f"; aim: within {points} points"
+    spread = f" ± {statistics.stdev(apart):.2f}" if len(apart) > 1 else ""
+    print(f"thaw - plain Keras, seed by seed: {statistics.mean(apart):+.2f}{spread} points{said}")
+    for name in also or {}:
+        print_ratio(f"{name} / thaw", ratios(answers, name, "thaw"), "none, for comparison")
+    print_ratio("plain Keras / thaw", ratios(answers, "plain Keras", "thaw"), f"at least {aim}")
+
+
+def _child(given, folder, plan, way):
+    from thaw import Plan
+
+    if given.epochs:
+        plan = Plan([dataclasses.replace(phase, epochs=given.epochs) for phase in plan])
+    clock = Clock(given.began)
+    sizes, accuracy, notes = way(folder, plan, given.seed, clock)
+    print(json.dumps({"sizes": sizes, "accuracy": max(accuracy), "parts": clock.parts, "notes": notes}))

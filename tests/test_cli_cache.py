@@ -1,0 +1,110 @@
+"""``thaw cache``: look at what is kept, and clear it."""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from thaw.cli import main
+from thaw.data.decoded_cache import decoded
+from thaw.jobs.cache_folder import cache_folder, clear_cache
+from thaw.tuning.activation_cache import ActivationCache
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A cache with three decoded pictures of two sizes, and five rows on one shelf."""
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path))
+    for data, size in ((b"a", 4), (b"b", 4), (b"c", 5)):
+        decoded(data, hashlib.sha256(data).hexdigest(), size, decode=lambda _, n: np.zeros((n, n, 3), np.uint8))
+    shelf = ActivationCache().shelf("5eed", {"model": "small", "sha256": "f" * 64}, [((2,), "float32")])
+    ids = np.array([[i, 0] for i in range(5)])
+    for part in (ids[:3], ids[3:]):
+        with shelf.writer(len(part)) as writer:
+            writer.add(part, [np.ones((len(part), 2), "float32")])
+    return tmp_path
+
+
+def thaw(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return ended.value.code
+
+
+def size_of(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_rows_of_both_caches(kept):
+    rows = {(row["what"], row["about"].get("image_size")): row for row in cache_folder()}
+    assert rows["decoded", 4]["rows"] == 2
+    assert rows["decoded", 4]["bytes"] + rows["decoded", 5]["bytes"] == size_of(kept / "decoded")
+    assert rows["decoded", 5]["rows"] == 1
+    shelf = rows["activations", None]
+    assert shelf["about"]["model"] == "small"
+    assert shelf["rows"] == 5
+    assert shelf["bytes"] == size_of(kept / "activations") - (kept / "activations/5eed/about.json").stat().st_size
+    assert shelf["path"] == str(kept / "activations" / "5eed")
+    assert shelf["last_used"].startswith("20")
+    assert shelf["last_used"].endswith("+00:00")
+    assert cache_folder(kept) == cache_folder()
+
+
+def test_a_table_and_json(kept, capsys):
+    assert thaw("cache") == 0
+    shown = capsys.readouterr().out
+    assert "model small" in shown
+    assert "ffff" not in shown
+    assert thaw("cache", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == cache_folder()
+
+
+def test_clearing_takes_what_is_ours_and_nothing_else(kept, capsys):
+    (kept / "activations/5eed.runtime").write_text("tensorflow")
+    strangers = [kept / "notes.txt", kept / "activations/notes.txt", kept / "decoded/ab/notes.txt"]
+    for file in strangers:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("not ours")
+    size = sum(row["bytes"] for row in cache_folder())
+    assert thaw("cache", "--clear", "--yes", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"freed": size}
+    assert not list(kept.rglob("*.runtime"))
+    assert sorted(f for f in kept.rglob("*") if f.is_file()) == sorted(strangers)
+    assert cache_folder() == []
+    assert thaw("cache") == 0
+    assert "Nothing is kept." in capsys.readouterr().out
+
+
+def test_clearing_asks(kept, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert thaw("cache", "--clear") == 2
+    assert "add --yes" in capsys.readouterr().err
+    for answer, left in (("n\n", 3), ("y\n", 0)):
+        stdin = io.StringIO(answer)
+        stdin.isatty = lambda: True
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert thaw("cache", "--clear") == (130 if left else 0)
+        assert len(cache_folder()) == left
+
+
+def test_a_damaged_shelf_can_be_looked_at_and_cleared(kept):
+    (kept / "activations/5eed/about.json").write_text("{")
+    for file in (kept / "activations/5eed").glob("*/segment.json"):
+        file.write_text("{")
+    row = next(row for row in cache_folder() if row["what"] == "activations")
+    assert (row["about"], row["rows"]) == ({}, 0)
+    assert clear_cache() > 0
+    assert list((kept / "activations").iterdir()) == []
+
+
+def test_no_keras_is_imported_for_it(kept):
+    code = "import sys; sys.argv = ['thaw', 'cache']\nfrom thaw.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('keras', 'tensorflow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "decoded" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
