@@ -3,9 +3,14 @@ settings or files left behind."""
 
 import os
 import sys
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+
+# For what is made once for a whole file of tests; each test has a cache of its own.
+_CACHE = tempfile.TemporaryDirectory(prefix="thaw-tests-")
+os.environ["THAW_CACHE"] = _CACHE.name
 
 import pytest
 from hypothesis import settings

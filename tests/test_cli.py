@@ -219,6 +219,11 @@ def test_divergence_names_where_it_was(place, capsys):
     ), said
     assert "Try a tenth" in said
     assert not (place / "wild/model.keras").exists()
+    import keras
+
+    assert "The last good weights are in" in said
+    kept = keras.models.load_model(place / "wild/last-good.keras", safe_mode=True, compile=False)
+    assert all(np.isfinite(w.numpy()).all() for w in kept.weights)
 
 
 BAD = {

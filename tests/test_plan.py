@@ -24,6 +24,7 @@ phases = st.builds(
     batchnorm=st.sampled_from(["frozen", "trained"]),
     patience=st.integers(0, 50),
     views=st.integers(0, 50),
+    precision=st.sampled_from(["float32", "float16"]),
 )
 plans = st.lists(phases, min_size=1, max_size=4, unique_by=lambda p: p.name).map(Plan)
 
@@ -45,7 +46,7 @@ def test_any_plan_reads_back_as_it_was_written(plan):
     assert again.to_toml() == plan.to_toml()
     # The file is UTF-8, whatever the names are, and one line holds one key.
     assert Plan.from_toml(plan.to_toml().encode().decode()) == plan
-    assert plan.to_toml().encode().count(b"\n") == 12 * len(plan) - 1
+    assert plan.to_toml().encode().count(b"\n") == 13 * len(plan) - 1
 
 
 def test_a_rate_from_numpy_goes_through_the_file():

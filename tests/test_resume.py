@@ -96,6 +96,8 @@ print(json.dumps([sha, rows, history.moved, history.notes]))
 
 def start(folder, moment=""):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    if folder:  # the run that is not cut off has another
+        environment["THAW_CACHE"] = f"{folder}-cache"
     return subprocess.run(
         [sys.executable, "-c", RUN, str(folder), moment],
         env=environment, capture_output=True, text=True, timeout=120, check=False,

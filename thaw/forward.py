@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import sys
 import time
 
 import numpy as np
 
+from thaw.stages import calls_of, operations_of
+
 FEW = 256  # examples, for which no conversion is worth its time
-_CONVERSION = 5.0  # seconds of TensorFlow below which importing, converting and comparing OpenVINO does not pay
+# Floating-point operations, 5 s of them at 20 GFLOP/s, below which importing, converting and comparing OpenVINO does
+# not pay. Counted and not timed: the other runtime gives other last bits, and near the edge a choice by time would go
+# both ways.
+_CONVERSION = 1e11
 _ERROR = 1e-4  # largest difference from TensorFlow, relative to the largest number in the output
 _FASTER = 1.1  # OpenVINO must be this many times faster to be taken
 _SETTINGS = {
@@ -67,10 +73,16 @@ def forward(model, batch_size, *, runtime="auto", examples=None):
     if runtime == "auto":
         import tensorflow as tf
 
-        few = examples is not None and examples < FEW
+        few = examples is not None and (examples < FEW or examples * operations_in(model) < _CONVERSION)
         if few or not _installed() or tf.config.get_visible_devices("GPU"):
             runtime = "tensorflow"
-    return Forward(model, int(batch_size), runtime, examples)
+    return Forward(model, int(batch_size), runtime)
+
+
+def operations_in(model):
+    """Floating-point operations that a model needs for one example; infinite where its graph cannot be read."""
+    calls = calls_of(model)
+    return math.inf if calls is None else sum(map(operations_of, calls))
 
 
 class Forward:
@@ -81,11 +93,11 @@ class Forward:
         note: one sentence on why OpenVINO was tried and not taken, or ``""``.
     """
 
-    def __init__(self, model, batch_size, runtime, examples):
+    def __init__(self, model, batch_size, runtime):
         self.batch_size = batch_size
         self.name = "openvino" if runtime == "openvino" else "tensorflow"
         self.note = ""
-        self._model, self._runtime, self._examples = model, runtime, examples
+        self._model, self._runtime = model, runtime
         self._run = self._specs = None
 
     def __call__(self, x):
@@ -141,9 +153,6 @@ class Forward:
         why = _unsuited(traced)
         if auto and not why:
             out, seconds = _timed(in_tensorflow, flat)  # the first time was the warm-up
-            batches = np.inf if self._examples is None else self._examples / self.batch_size
-            if seconds * batches < _CONVERSION:
-                return out, in_tensorflow
         if not why:
             in_openvino, why = _convert(traced, in_tensorflow, flat, out)
         if not why:
@@ -200,6 +209,8 @@ def _unsuited(traced):
         return "the model changes its own variables when it is called."
     if any(node.op.startswith("Gather") for node in inner) or any(node.op == "GatherNd" for node in nodes):
         return "it cannot be checked that tables are looked up inside their bounds."
+    if any(node.op.startswith(("Random", "StatelessRandom", "Multinomial")) for node in nodes):
+        return "the model draws random numbers when it is called."
     types = {value.type for node in nodes for value in node.attr.values()}
     if types & {tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum}:
         return "the model computes in half precision."

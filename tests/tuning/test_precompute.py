@@ -339,9 +339,15 @@ def test_the_runtime_is_chosen_once_for_good(monkeypatch):
         return Quick("openvino" if runtime == "auto" else runtime)
 
     monkeypatch.setattr(module, "forward", fake)
+    monkeypatch.setattr(module, "SMALL", 0)
     for _ in range(2):
         precompute(prefix(), examples(300), batch_size=32)
     assert chosen == ["auto", "openvino"]
+    precompute(prefix(), examples(200), batch_size=32)
+    assert chosen[2:] == ["tensorflow"]
+    monkeypatch.setattr(module, "SMALL", 1e9)
+    precompute(prefix(), examples(300), batch_size=32)
+    assert chosen[3:] == ["tensorflow"]
 
 
 @pytest.mark.slow

@@ -397,7 +397,7 @@ def small():
 def test_what_cannot_be_cut_says_why():
     own = Own()
     own(np.zeros((1, 3), "float32"))
-    with pytest.raises(CannotSplit, match="own is a subclassed model, whose graph cannot be read"):
+    with pytest.raises(CannotSplit, match=r"own(_\d+)? is a subclassed model, whose graph cannot be read"):
         split(own)
     with pytest.raises(CannotSplit, match="has no graph yet"):
         split(keras.Sequential([layers.Dense(2)]))

@@ -29,7 +29,7 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
 
     Raises:
         ValueError: a mistake found before the first step, or a folder that holds another run.
-        FloatingPointError: the training diverged.
+        FloatingPointError: the training diverged; the last good weights are in ``last-good.keras``.
         OSError: the disk is full.
 
     Example:
@@ -43,6 +43,7 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
     from thaw.measuring.evaluate import evaluate
     from thaw.shipping.lock_run import lock_run
     from thaw.shipping.run_folder import refuse_finished, write_run
+    from thaw.shipping.write_atomically import write_atomically
     from thaw.tuning.attach_head import attach_head
     from thaw.tuning.tune import tune
 
@@ -58,15 +59,20 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
             metrics=["accuracy"],
         )
         board = keras.callbacks.TensorBoard(out / "tensorboard", write_graph=False)
-        history = tune(
-            model,
-            plan,
-            (train, pictures.validation),
-            batch_size=batch_size,
-            seed=seed,
-            callbacks=[*callbacks, board],
-            folder=work,
-        )
+        try:
+            history = tune(
+                model,
+                plan,
+                (train, pictures.validation),
+                batch_size=batch_size,
+                seed=seed,
+                callbacks=[*callbacks, board],
+                folder=work,
+            )
+        except FloatingPointError as error:
+            model.compiled = False
+            kept = write_atomically(out / "last-good.keras", model.save)
+            raise FloatingPointError(f"{error} The last good weights are in {kept}.") from error
         split = "test" if pictures.test is not None else "validation"
         metrics = {"split": split} | evaluate(
             model, getattr(pictures, split), labels=pictures.labels, batch_size=batch_size, seed=seed

@@ -59,14 +59,18 @@ def dry_run(model, plan, counts, *, batch_size=32, measure=True):
     stages = stages_of(model)
     flags = {layer: layer.trainable for layer in model._flatten_layers()}
     states = [(v, v.numpy()) for v in model.non_trainable_variables]
-    forecasts = []
+    forecasts, before, kept = [], None, 0
     try:
         for phase in plan:
             moving = freeze(model, phase.train, phase.batchnorm)
+            # One pass serves the phases after it that move more: of their versions only further ones are computed.
+            served = before is not None and before <= set(moving) and phase.views >= kept
+            kept_before = kept if served else 0
+            before, kept = (set(moving), phase.views) if phase.views else (None, 0)
             depth = {stage.name: i for i, stage in enumerate(reversed(stages))}
             rates = {s.name: phase.learning_rate * phase.stage_decay ** depth[s.name] for s in moving}
             parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-            seconds = _seconds(model, phase, counts, batch_size) if measure else 0.0
+            seconds = _seconds(model, phase, counts, batch_size, kept_before) if measure else 0.0
             forecasts.append(Forecast(phase.name, tuple(s.name for s in moving), parameters, rates, seconds))
     finally:
         for layer, flag in flags.items():
@@ -79,7 +83,7 @@ def dry_run(model, plan, counts, *, batch_size=32, measure=True):
     return tuple(forecasts)
 
 
-def _seconds(model, phase, counts, batch_size):
+def _seconds(model, phase, counts, batch_size, kept):
     import tensorflow as tf
 
     train, validation = (-(-n // batch_size) for n in counts)
@@ -90,9 +94,9 @@ def _seconds(model, phase, counts, batch_size):
     x = tf.random.stateless_uniform((batch_size, *model.input_shape[1:]), (0, 0), 0, 255)
     once = 0.0
     if prefix is not None:
-        run = forward(prefix, batch_size, examples=batch_size * (train * phase.views + validation))
-        usual, compiling = _timed(run, x)
-        once = compiling + usual * (train * phase.views + validation)
+        batches = train * (phase.views - kept) + (0 if kept else validation)
+        usual, compiling = _timed(forward(prefix, batch_size, examples=batch_size * batches), x)
+        once = compiling + usual * batches
         x = prefix(x, training=False)
 
     @tf.function

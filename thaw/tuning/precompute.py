@@ -11,13 +11,16 @@ import tempfile
 import numpy as np
 
 from thaw.examples import Examples
-from thaw.forward import FEW, forward
+from thaw.forward import FEW, forward, operations_in
 from thaw.plan import PRECISIONS
 from thaw.tuning.activation_cache import ActivationCache
 from thaw.tuning.flatten import CannotSplit
 from thaw.tuning.part import covers, part
 from thaw.tuning.prefix_identity import prefix_identity
 
+# Floating-point operations of a batch, 50 ms of them, below which the other runtime is not worth asking for: which one
+# is faster would be a matter of chance.
+SMALL = 1e9
 CALLED = {"tensorflow": "TensorFlow", "openvino": "OpenVINO"}
 
 
@@ -191,12 +194,11 @@ class _Keep:
         """
         total = sum(these.ids.shape[0] * these.ids.shape[1] for these in self.parts)
         note = self.store.folder / f"{places[0].identity}.runtime"
-        if total >= FEW and note.exists():
-            name = note.read_text(encoding="utf-8")
-            with contextlib.suppress(ImportError, ValueError):  # OpenVINO was there then, and is not now
-                return forward(prefix, self.batch_size, runtime=name)
-        if total < FEW:
+        if total < FEW or self.batch_size * operations_in(prefix) < SMALL:
             return forward(prefix, self.batch_size, runtime="tensorflow")
+        if note.exists():
+            with contextlib.suppress(ImportError, ValueError):  # OpenVINO was there then, and is not now
+                return forward(prefix, self.batch_size, runtime=note.read_text(encoding="utf-8"))
         # Of how many there are now nothing is said: the choice stands when there will be more.
         run = forward(prefix, self.batch_size)
         run(next(iter(self.parts[0].examples.ordered(self.batch_size)))[0])
