@@ -8,12 +8,12 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
+import pytest
+from hypothesis import settings
+
 # For what is made once for a whole file of tests; each test has a cache of its own.
 _CACHE = tempfile.TemporaryDirectory(prefix="thaw-tests-")
 os.environ["THAW_CACHE"] = _CACHE.name
-
-import pytest
-from hypothesis import settings
 
 settings.register_profile("thaw", deadline=None, max_examples=50, derandomize=True, database=None)
 settings.load_profile("thaw")
