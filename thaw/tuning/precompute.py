@@ -64,7 +64,7 @@ def precompute(prefix, examples, *, cache=None, batch_size=32, views=None, preci
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
     these = _Part.of(examples, views)
     keep = _Keep(ActivationCache(cache), [these], batch_size, precision)
-    place = _Place.of(prefix, (), keep.inputs())
+    place = _Place.of(prefix, (), keep.inputs)
     run = keep.runtime(prefix, [place])
     shelf = keep.shelf(place, run.name)
     keep.fill(run, [shelf], None, progress)
@@ -100,7 +100,7 @@ def precompute_phase(cuts, plan, data, run):
     parts = [_Part.of(train, phase.views)] + ([] if validation is None else [_Part.of(validation, None)])
     store = ActivationCache()
     keep = _Keep(store, parts, run.batch_size, phase.precision)
-    places = [_Place.of(part(flat, None, t), t, keep.inputs()) for t in _nested(flat, cuts.by_phase, plan, index)]
+    places = [_Place.of(part(flat, None, t), t, keep.inputs) for t in _nested(flat, cuts.by_phase, plan, index)]
     runtime = keep.runtime(part(flat, None, cut), places)
     shelves = [keep.shelf(place, runtime.name) for place in places]
     need = keep.missing_bytes(shelves[0])
@@ -207,6 +207,7 @@ class _Keep:
         self.store.notes += [run.note] if run.note else []
         return run
 
+    @functools.cached_property
     def inputs(self):
         """What one batch of inputs looks like."""
         return self.parts[0].examples.ordered(self.batch_size).element_spec[0]
@@ -215,7 +216,7 @@ class _Keep:
         """Where the activations at a place are kept."""
         import keras
 
-        inputs = [(t.dtype.name, tuple(t.shape[1:])) for t in keras.tree.flatten(self.inputs())]
+        inputs = [(t.dtype.name, tuple(t.shape[1:])) for t in keras.tree.flatten(self.inputs)]
         key = f"{place.identity} {inputs} {self.precision} {runtime} {self.batch_size}"
         tensors = [(tuple(t.shape[1:]), self._dtype(t.dtype)) for t in place.outputs]
         about = {"runtime": runtime, "precision": self.precision, "tensors": [str(t) for t in tensors]}
@@ -299,7 +300,7 @@ def _earlier(cuts, keep, last, runtime):
     """The nearest place in front of the last one at which everything is kept: its tensors and its shelf."""
     for tensors in cuts.by_stage:
         if {id(t) for t in tensors} != {id(t) for t in last.tensors} and covers(cuts.flat, tensors, last.tensors):
-            place = _Place.of(part(cuts.flat, None, tensors), tensors, keep.inputs())
+            place = _Place.of(part(cuts.flat, None, tensors), tensors, keep.inputs)
             shelf = keep.shelf(place, runtime)
             if not keep.missing_bytes(shelf):
                 return tensors, shelf
