@@ -17,9 +17,9 @@ SHARED = {"thaw", "thaw.examples", "thaw.forward", "thaw.plan", "thaw.stages", "
 COMPOSERS = {
     "thaw.backbones": {"backbone"},
     "thaw.data": {"images"},
-    "thaw.measuring": {"evaluate"},
+    "thaw.measuring": {"evaluate", "rank"},
     "thaw.shipping": {"run_folder"},
-    "thaw.tuning": {"tune", "precompute", "split", "dry_run"},
+    "thaw.tuning": {"tune", "precompute", "split", "dry_run", "interpolate", "greedy_average", "rescue"},
 }
 OUTSIDE = {"thaw.cli", "thaw.__main__", "thaw.progress", "thaw.jobs"}  # they know everything; nobody knows them
 FORBIDDEN_NAMES = re.compile(r"utils?|helpers?|common|managers?|base|misc")

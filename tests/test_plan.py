@@ -24,6 +24,7 @@ phases = st.builds(
     batchnorm=st.sampled_from(["frozen", "trained"]),
     patience=st.integers(0, 50),
     views=st.integers(0, 50),
+    anchor=st.floats(0, 10),
     precision=st.sampled_from(["float32", "float16"]),
 )
 plans = st.lists(phases, min_size=1, max_size=4, unique_by=lambda p: p.name).map(Plan)
@@ -46,7 +47,7 @@ def test_any_plan_reads_back_as_it_was_written(plan):
     assert again.to_toml() == plan.to_toml()
     # The file is UTF-8, whatever the names are, and one line holds one key.
     assert Plan.from_toml(plan.to_toml().encode().decode()) == plan
-    assert plan.to_toml().encode().count(b"\n") == 13 * len(plan) - 1
+    assert plan.to_toml().encode().count(b"\n") == 14 * len(plan) - 1
 
 
 def test_a_rate_from_numpy_goes_through_the_file():
@@ -137,6 +138,8 @@ def test_a_bad_file_says_what_to_write(text, message):
         ("batchnorm", "thawed", '"frozen" or "trained"'),
         ("patience", -1, "a whole number from 0"),
         ("patience", True, "a whole number from 0"),
+        ("anchor", -0.1, "a number from 0"),
+        ("precision", "int8", '"float32" or "float16"'),
         ("views", 1.5, "a whole number from 0"),
         ("views", -1, "a whole number from 0"),
     ],

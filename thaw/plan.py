@@ -30,6 +30,8 @@ class Phase:
         patience: stop the phase after this many epochs without a better validation score; 0 for never.
         views: augmented versions of each example, fixed, one for each epoch in turn, so that what stands still
             is run once for each and not in every epoch; 0 for new ones in every epoch.
+        anchor: pull the weights back to where the run began, the head's left free: the strength of L2-SP (Li et al.
+            2018), where 0.001 to 0.1 is usual; 0 for none.
         precision: what is kept of the standing part's output: ``"float32"``, or ``"float16"`` for half the disk.
 
     Raises:
@@ -51,6 +53,7 @@ class Phase:
     batchnorm: str = "frozen"
     patience: int = 0
     views: int = 0
+    anchor: float = 0.0
     precision: str = "float32"
 
     def __post_init__(self):
@@ -73,6 +76,7 @@ class Phase:
         _expect(self.batchnorm in ("frozen", "trained"), self, "batchnorm", '"frozen" or "trained"')
         _expect(_whole(self.patience) and self.patience >= 0, self, "patience", "a whole number from 0")
         _expect(_whole(self.views) and self.views >= 0, self, "views", "a whole number from 0")
+        _expect(_number(self.anchor) and self.anchor >= 0, self, "anchor", "a number from 0")
         _expect(self.precision in PRECISIONS, self, "precision", '"float32" or "float16"')
 
 

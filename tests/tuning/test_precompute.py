@@ -293,6 +293,33 @@ def test_what_moved_before_is_not_taken(computed):
     assert sum(computed) == 32 + 32
 
 
+def test_a_run_that_goes_on_without_what_was_kept(tmp_path, monkeypatch):
+    """What stands still now moved in an earlier phase: it is computed from where it went."""
+
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 3:
+                raise KeyboardInterrupt
+
+    plan = Plan(
+        [
+            Phase(name="a", epochs=2, learning_rate=0.01),
+            Phase(name="b", epochs=4, train="head", learning_rate=0.1, views=1),
+        ]
+    )
+    data = pictures(augment=noise), pictures(8, 1)
+    whole = net()
+    expected = tune(whole, plan, data, batch_size=8)
+    assert expected.moved["a"][0]["weights"] > 0
+    with pytest.raises(KeyboardInterrupt):
+        tune(net(), plan, data, batch_size=8, folder=tmp_path / "run", callbacks=[Kill()])
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "empty"))
+    model = net()
+    history = tune(model, plan, data, batch_size=8, folder=tmp_path / "run")
+    assert history.history["loss"] == expected.history["loss"]
+    assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(whole)))
+
+
 def test_without_room_the_model_is_computed_whole(computed, monkeypatch):
     monkeypatch.setenv("THAW_CACHE_GB", "0.000001")
     _, history = run(phases("head"))

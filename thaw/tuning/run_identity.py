@@ -45,7 +45,8 @@ def run_identity(model, plan, data, batch_size, seed):
     for variable in model.weights:
         digest.update(variable.numpy().tobytes())
     settings = model._compile_config.config
-    for part in (keras.optimizers.get(settings["optimizer"]), keras.losses.get(settings["loss"])):
+    losses = map(keras.losses.get, keras.tree.flatten(settings["loss"]))
+    for part in (keras.optimizers.get(settings["optimizer"]), *losses):
         config = part.get_config() if hasattr(part, "get_config") else {}
         name = getattr(part, "__name__", type(part).__name__)
         digest.update(json.dumps([name, _without_names(config)], default=str, sort_keys=True).encode())

@@ -12,6 +12,7 @@ import numpy as np
 
 from thaw.examples import Examples
 from thaw.stages import stages_of
+from thaw.tuning.anchored import anchored
 from thaw.tuning.best_weights import BestWeights
 from thaw.tuning.checkpoint import Checkpoint, assign, read_checkpoint, variables_of
 from thaw.tuning.flatten import CannotSplit, flatten
@@ -88,6 +89,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
             model=model,
             stages=stages_of(model),
             cuts=_cuts(model, plan),
+            start=[w.numpy() for w in model.weights] if any(phase.anchor for phase in plan) else None,
             settings=settings,
             best=BestWeights(model, _monitor(settings, validation)),
             callbacks=list(callbacks),
@@ -120,6 +122,7 @@ class _Run:
     model: Any
     stages: tuple
     cuts: Any
+    start: list | None  # where the weights were before the run, if a phase pulls them back there
     settings: dict
     best: BestWeights
     callbacks: list
@@ -193,8 +196,7 @@ def _run_phase(run, plan, train, validation, saved):
     else:
         meta, arrays = saved
         start, over = arrays["start"], meta["stopped"] or meta["epoch"] >= log["first"] + phase.epochs
-        if over:
-            assign(variables_of(model), arrays["model"])
+        assign(variables_of(model), arrays["model"])  # what stands still may have moved in an earlier phase
     if not over:
         # The loop of the design: cut, run what stands still once, compile what moves, fit it.
         try:
@@ -273,6 +275,8 @@ def _compile(run, phase, fitted, steps):
     """Compile what is fitted, and the whole model with the same optimizer, for the user's callbacks."""
     rate = schedule(phase.schedule, phase.learning_rate, phase.epochs * steps, phase.warmup)
     optimizer = per_stage(fresh_optimizer(run.settings["optimizer"], rate), run.stages, phase.stage_decay)
+    if phase.anchor:
+        anchored(optimizer, run.model, phase.anchor, start=run.start, free=run.stages[-1].layers)
     settings = run.settings | {"optimizer": optimizer}
     if not _has_gpu():
         settings["jit_compile"] = False  # XLA on a CPU makes convolution nets several times slower
