@@ -19,7 +19,7 @@ COMPOSERS = {
     "thaw.data": {"images"},
     "thaw.measuring": {"evaluate", "rank"},
     "thaw.shipping": {"run_folder"},
-    "thaw.tuning": {"tune", "precompute", "split", "dry_run", "interpolate", "greedy_average", "rescue"},
+    "thaw.tuning": {"tune", "precompute", "keep", "split", "dry_run", "interpolate", "greedy_average", "rescue"},
 }
 OUTSIDE = {"thaw.cli", "thaw.__main__", "thaw.progress", "thaw.jobs"}  # they know everything; nobody knows them
 FORBIDDEN_NAMES = re.compile(r"utils?|helpers?|common|managers?|base|misc")

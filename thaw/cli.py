@@ -308,6 +308,8 @@ def main(arguments=None):
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the parser
             code = _fail(f"{error.format_message()} See thaw --help.", 2)
+        elif type(error).__name__ == "NotFoundError":  # TensorFlow's, which is no OSError
+            code = _fail("a file is gone that was being read (thaw cache --clear?); the same command makes it anew.", 2)
         elif os.environ.get("THAW_TRACEBACK"):
             raise
         else:

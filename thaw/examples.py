@@ -73,6 +73,16 @@ class Examples:
     def __len__(self):
         return len(self.y)
 
+    @property
+    def is_files(self):
+        """Whether the inputs are names, of files as a rule, and not the content itself."""
+        return any(part.dtype.kind in "UO" for part in _leaves(self.x))
+
+    @property
+    def row_bytes(self):
+        """Bytes of one example's inputs as they are stored; of names of files, none to speak of."""
+        return sum(int(part.dtype.itemsize * np.prod(part.shape[2 if self.views else 1 :])) for part in _leaves(self.x))
+
     def steps(self, batch_size):
         """Number of batches in one epoch; the last one may be smaller."""
         return -(-len(self) // batch_size)
@@ -218,7 +228,10 @@ class Examples:
         keys = []
         for i in range(len(self)):
             rows = (part[:, i] if self.views else part[i] for part in _leaves(self.x))
-            digest = hashlib.sha256(b"".join(map(_content, rows))).digest()
+            text = b"".join(map(_content, rows))
+            if isinstance(self.x, dict):
+                text += repr([(name, np.shape(part)[1:]) for name, part in self.x.items()]).encode()
+            digest = hashlib.sha256(text).digest()
             keys.append(int.from_bytes(digest[:8], "little", signed=True))
         return np.array(keys, np.int64)
 

@@ -68,6 +68,9 @@ def noise(x, seed):
     return x + 0.2 * tf.random.stateless_normal(tf.shape(x), seed)
 
 
+noise.identity = "noise"
+
+
 NETS = {
     "convolutions": (convolutions, lambda n, seed=0: pictures(n, seed, augment=noise if seed == 0 else None)),
     "transformer": (transformer, texts),
@@ -142,17 +145,21 @@ def test_two_kept_runs_are_equal_to_the_bit(kind, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
-def test_in_another_runtime(monkeypatch):
+def test_in_another_runtime(monkeypatch, tmp_path):
     """OpenVINO's last bits differ; the training is the same within what the design allows."""
-    import thaw.tuning.precompute as precompute_module
+    import thaw.tuning.keep as keep_module
     from thaw.forward import forward
 
     def always(model, batch_size, *, runtime="auto", examples=None):
         return forward(model, batch_size, runtime="openvino")
 
-    monkeypatch.setattr(precompute_module, "forward", always)
-    _, one = run("convolutions")
+    monkeypatch.setattr(keep_module, "forward", always)
+    first, one = run("convolutions")
     assert sum("was computed once, in OpenVINO" in note for note in one.notes) == 2
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "another"))
+    second, again = run("convolutions")
+    assert sum("was computed once, in OpenVINO" in note for note in again.notes) == 2
+    assert equal(first, second)
     monkeypatch.undo()
     _, two = run("convolutions", live=monkeypatch)
     assert one.history["loss"][0] == pytest.approx(two.history["loss"][0], rel=1e-3)

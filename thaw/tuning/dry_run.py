@@ -84,6 +84,7 @@ def dry_run(model, plan, counts, *, batch_size=32, measure=True):
 
 
 def _seconds(model, phase, counts, batch_size, kept):
+    import keras
     import tensorflow as tf
 
     train, validation = (-(-n // batch_size) for n in counts)
@@ -91,7 +92,7 @@ def _seconds(model, phase, counts, batch_size, kept):
     if phase.views:
         with contextlib.suppress(CannotSplit):
             prefix, suffix = split(model)
-    x = tf.random.stateless_uniform((batch_size, *model.input_shape[1:]), (0, 0), 0, 255)
+    x = keras.tree.map_structure(lambda t: _noise((batch_size, *t.shape[1:]), t.dtype), model.input)
     once = 0.0
     if prefix is not None:
         batches = train * (phase.views - kept) + (0 if kept else validation)
@@ -102,12 +103,22 @@ def _seconds(model, phase, counts, batch_size, kept):
     @tf.function
     def step(x):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(suffix(x, training=True) ** 2)
+            out = keras.tree.flatten(suffix(x, training=True))
+            loss = sum(tf.reduce_mean(tf.cast(part, tf.float32) ** 2) for part in out)
         return tape.gradient(loss, suffix.trainable_variables)
 
     training, compiling = _timed(step, x)
     checking, more = _timed(tf.function(lambda x: suffix(x, training=False)), x)
     return once + compiling + more + phase.epochs * (train * training + validation * checking)
+
+
+def _noise(shape, dtype):
+    """Inputs of a kind: pixels, or numbers that any table of words has."""
+    import tensorflow as tf
+
+    if tf.as_dtype(dtype).is_floating:
+        return tf.cast(tf.random.stateless_uniform(shape, (0, 0), 0, 255), dtype)
+    return tf.ones(shape, dtype)
 
 
 def _timed(function, x):

@@ -1,26 +1,16 @@
 """Run what stands still once, and keep what it says about every example."""
 
-import contextlib
-import dataclasses
 import functools
-import hashlib
-import math
-import os
-import tempfile
-
-import numpy as np
+import secrets
 
 from thaw.examples import Examples
-from thaw.forward import FEW, forward, operations_in
 from thaw.plan import PRECISIONS
 from thaw.tuning.activation_cache import ActivationCache
 from thaw.tuning.flatten import CannotSplit
+from thaw.tuning.keep import Keep, Part, Place
 from thaw.tuning.part import covers, part
-from thaw.tuning.prefix_identity import prefix_identity
+from thaw.tuning.split import augments
 
-# Floating-point operations of a batch, 50 ms of them, below which the other runtime is not worth asking for: which one
-# is faster would be a matter of chance.
-SMALL = 1e9
 CALLED = {"tensorflow": "TensorFlow", "openvino": "OpenVINO"}
 
 
@@ -28,7 +18,9 @@ def precompute(prefix, examples, *, cache=None, batch_size=32, views=None, preci
     """Run ``prefix`` once over the examples and keep its output on disk, where it is read by memory map.
 
     What is kept is found again by its content: by each example, how it is loaded and augmented, and by the layers
-    and weights of the prefix, the precision, the runtime and the batch size. Only what is missing is computed.
+    and weights of the prefix, the precision, the runtime, its version and the batch size. Only what is missing is
+    computed. Where this cannot be named for certain (layers or functions of the user's own, files without ``keys``)
+    all is computed anew: give ``load`` and ``augment`` an ``identity``, and ``keys`` made from the files' content.
 
     In TensorFlow on a CPU the output of one picture has the same bits wherever it stands in a batch of the
     same size; run the prefix at the batch size of the training, and training on what was kept gives what
@@ -50,7 +42,7 @@ def precompute(prefix, examples, *, cache=None, batch_size=32, views=None, preci
 
     Raises:
         OSError: the disk is full, or the cache is too small.
-        ValueError: an unknown precision, or numbers too large for half precision.
+        ValueError: no examples with random access, an unknown precision, or numbers too large for half precision.
 
     Example:
         >>> import keras, numpy as np
@@ -62,9 +54,15 @@ def precompute(prefix, examples, *, cache=None, batch_size=32, views=None, preci
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
-    these = _Part.of(examples, views)
-    keep = _Keep(ActivationCache(cache), [these], batch_size, precision)
-    place = _Place.of(prefix, (), keep.inputs)
+    if not isinstance(examples, Examples):
+        raise ValueError(
+            f"The examples are a {type(examples).__name__}; expected thaw.Examples, whose rows can be found again: "
+            "Examples(x=x, y=y)."
+        )
+    nonce = secrets.token_hex(16)
+    these = Part.of(examples, views, nonce)
+    keep = Keep(ActivationCache(cache), [these], batch_size, precision, nonce)
+    place = Place.of(prefix, (), keep)
     run = keep.runtime(prefix, [place])
     shelf = keep.shelf(place, run.name)
     keep.fill(run, [shelf], None, progress)
@@ -97,10 +95,16 @@ def precompute_phase(cuts, plan, data, run):
         raise CannotSplit("a data set is read in its own order only, and nothing can be kept of it")
     if not phase.views and train.augment is not None:
         raise CannotSplit("its examples are augmented anew in every epoch (views = 0)")
-    parts = [_Part.of(train, phase.views)] + ([] if validation is None else [_Part.of(validation, None)])
+    if random := [layer.name for layer in part(flat, None, cut).layers if augments(layer)]:
+        raise CannotSplit(
+            f"{', '.join(random)} augments at random inside the model; augmentation in the data (thaw.augment) can be "
+            "kept"
+        )
+    parts = [Part.of(train, phase.views, cuts.nonce)]
+    parts += [] if validation is None else [Part.of(validation, None, cuts.nonce)]
     store = ActivationCache()
-    keep = _Keep(store, parts, run.batch_size, phase.precision)
-    places = [_Place.of(part(flat, None, t), t, keep.inputs) for t in _nested(flat, cuts.by_phase, plan, index)]
+    keep = Keep(store, parts, run.batch_size, phase.precision, cuts.nonce, run.log["runtime"], cuts.private)
+    places = [Place.of(part(flat, None, t), t, keep) for t in _nested(flat, cuts.by_phase, plan, index)]
     runtime = keep.runtime(part(flat, None, cut), places)
     shelves = [keep.shelf(place, runtime.name) for place in places]
     need = keep.missing_bytes(shelves[0])
@@ -119,7 +123,7 @@ def precompute_phase(cuts, plan, data, run):
         begin, kept = _earlier(cuts, keep, places[chosen[-1]], runtime.name)
         ends = tuple(tensor for i in chosen for tensor in places[i].tensors)
         if begin is not None or len(chosen) > 1:
-            runtime = forward(part(flat, begin, ends), run.batch_size, runtime=runtime.name)
+            runtime = keep.forward(part(flat, begin, ends), runtime.name)
         tell = functools.partial(run.tell, "on_precompute")
         try:
             keep.fill(runtime, [shelves[i] for i in chosen], kept, tell)
@@ -130,157 +134,6 @@ def precompute_phase(cuts, plan, data, run):
     found = [these.kept(shelves[0]) for these in parts]
     run.log["notes"] += [s for s in (note, *store.notes) if s not in run.log["notes"]]
     return part(flat, cut, None), found[0], found[1] if validation is not None else None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """A cut through a model at which something is kept."""
-
-    tensors: tuple  # in the flat model
-    identity: str  # of everything in front of it
-    outputs: tuple  # with the shapes and dtypes that these examples give
-
-    @classmethod
-    def of(cls, prefix, tensors, inputs):
-        import keras
-
-        outputs = prefix.outputs
-        if any(None in t.shape[1:] for t in outputs):  # made for inputs of any size: ask Keras, which computes nothing
-            given = [keras.KerasTensor((None, *t.shape[1:]), t.dtype.name) for t in keras.tree.flatten(inputs)]
-            given = keras.tree.pack_sequence_as(prefix.input, given)
-            outputs = keras.tree.flatten(prefix.compute_output_spec(given))
-        return cls(tensors, prefix_identity(prefix), tuple(outputs))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Examples, and which versions of them are kept."""
-
-    examples: Examples
-    views: int | None
-    ids: np.ndarray  # (versions, n, 2): the example's content, and the version of it
-
-    @classmethod
-    def of(cls, examples, views):
-        views = views if examples.augment is not None else None
-        keys, load = examples.content_keys, _named(examples, "load")
-        numbers = [_number(load)] if load else [0]
-        if views:
-            augment = _named(examples, "augment")
-            numbers = [_number(f"{load} {augment} {view}") for view in range(views)]
-        return cls(examples, views, np.stack([np.stack([keys, np.full_like(keys, n)], axis=1) for n in numbers]))
-
-    def kept(self, shelf):
-        rows = shelf.rows(self.ids if self.views else self.ids[0])
-        x = rows[0] if len(rows) == 1 else tuple(rows)
-        own = {"load": None, "augment": None, "keys": self.examples.content_keys, "views": self.views}
-        return dataclasses.replace(self.examples, x=x, **own)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Keep:
-    """What one pass computes, and how."""
-
-    store: ActivationCache
-    parts: list
-    batch_size: int
-    precision: str
-
-    def runtime(self, prefix, places):
-        """The runtime of the prefix: chosen once by measuring, then the same on this machine for good.
-
-        Another runtime gives other last bits, and a choice by measured time may fall one way today and the other
-        way tomorrow.
-        """
-        total = sum(these.ids.shape[0] * these.ids.shape[1] for these in self.parts)
-        note = self.store.folder / f"{places[0].identity}.runtime"
-        if total < FEW or self.batch_size * operations_in(prefix) < SMALL:
-            return forward(prefix, self.batch_size, runtime="tensorflow")
-        if note.exists():
-            with contextlib.suppress(ImportError, ValueError):  # OpenVINO was there then, and is not now
-                return forward(prefix, self.batch_size, runtime=note.read_text(encoding="utf-8"))
-        # Of how many there are now nothing is said: the choice stands when there will be more.
-        run = forward(prefix, self.batch_size)
-        run(next(iter(self.parts[0].examples.ordered(self.batch_size)))[0])
-        for place in places:
-            _write(self.store.folder / f"{place.identity}.runtime", run.name)
-        self.store.notes += [run.note] if run.note else []
-        return run
-
-    @functools.cached_property
-    def inputs(self):
-        """What one batch of inputs looks like."""
-        return self.parts[0].examples.ordered(self.batch_size).element_spec[0]
-
-    def shelf(self, place, runtime):
-        """Where the activations at a place are kept."""
-        import keras
-
-        inputs = [(t.dtype.name, tuple(t.shape[1:])) for t in keras.tree.flatten(self.inputs)]
-        key = f"{place.identity} {inputs} {self.precision} {runtime} {self.batch_size}"
-        tensors = [(tuple(t.shape[1:]), self._dtype(t.dtype)) for t in place.outputs]
-        about = {"runtime": runtime, "precision": self.precision, "tensors": [str(t) for t in tensors]}
-        return self.store.shelf(hashlib.sha256(key.encode()).hexdigest(), about, tensors)
-
-    def missing_bytes(self, shelf):
-        """Room that what is not kept yet will take."""
-        row = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shelf.tensors)
-        return row * sum(int(shelf.missing(ids).sum()) for these in self.parts for ids in these.ids)
-
-    def fill(self, run, shelves, earlier, progress):
-        """Compute what one of the shelves lacks.
-
-        Args:
-            run: gives the tensors of all shelves, one shelf after the other.
-            shelves: what is to be kept.
-            earlier: a shelf to begin from, or ``None`` to begin from the examples.
-            progress: called with (done, total), or ``None``.
-        """
-        work = []
-        for these in self.parts:
-            for view, ids in enumerate(these.ids):
-                lacks = np.stack([shelf.missing(ids) for shelf in shelves])
-                rows = np.flatnonzero(lacks.any(axis=0))
-                if len(rows):
-                    work.append((these, view if these.views else None, ids[rows], lacks[:, rows], rows))
-        done, total = 0, sum(-(-len(rows) // self.batch_size) for *_, rows in work)
-        ends = np.cumsum([len(shelf.tensors) for shelf in shelves])
-        with contextlib.ExitStack() as stack:
-            counts = sum((lacks.sum(axis=1) for _, _, _, lacks, _ in work), np.zeros(len(shelves), int))
-            writers = [stack.enter_context(s.writer(int(n))) for s, n in zip(shelves, counts)]
-            for these, view, ids, lacks, rows in work:
-                begin = 0
-                for x, *_ in self._batches(these, view, ids, rows, earlier):
-                    out = [self._cast(a) for a in run(x)]
-                    here = slice(begin, begin + len(out[0]))
-                    for writer, wanted, end, shelf in zip(writers, lacks[:, here], ends, shelves):
-                        if wanted.any():
-                            writer.add(ids[here][wanted], [a[wanted] for a in out[end - len(shelf.tensors) : end]])
-                    begin, done = here.stop, done + 1
-                    if progress:
-                        progress(done, total)
-
-    def _batches(self, these, view, ids, rows, earlier):
-        if earlier is None:
-            return these.examples.take(rows).ordered(self.batch_size, view=view)
-        kept = earlier.rows(ids)
-        x = kept[0] if len(kept) == 1 else tuple(kept)
-        return Examples(x=x, y=np.zeros(len(ids))).ordered(self.batch_size)
-
-    def _dtype(self, dtype):
-        if self.precision == "float16" and "float" in dtype:
-            return "float16"
-        return "float32" if dtype == "bfloat16" else dtype  # NumPy has no bfloat16
-
-    def _cast(self, array):
-        with np.errstate(over="ignore"):
-            kept = array.astype(self._dtype(array.dtype.name), copy=False)
-        if kept.dtype == np.float16 and not np.isfinite(kept).all() and np.isfinite(array.astype("float32")).all():
-            raise ValueError(
-                f"Activations reach {np.abs(array).max():.3g}, and half precision ends at 65504; "
-                'use precision = "float32".'
-            )
-        return kept
 
 
 def _nested(flat, cuts, plan, index):
@@ -297,42 +150,14 @@ def _nested(flat, cuts, plan, index):
 
 
 def _earlier(cuts, keep, last, runtime):
-    """The nearest place in front of the last one at which everything is kept: its tensors and its shelf."""
-    for tensors in cuts.by_stage:
+    """The nearest place in front of the last one at which everything is kept: its tensors and its shelf.
+
+    In half precision there is none: what was rounded there would not give the same bits here.
+    """
+    for tensors in cuts.by_stage if keep.precision == "float32" else ():
         if {id(t) for t in tensors} != {id(t) for t in last.tensors} and covers(cuts.flat, tensors, last.tensors):
-            place = _Place.of(part(cuts.flat, None, tensors), tensors, keep.inputs)
+            place = Place.of(part(cuts.flat, None, tensors), tensors, keep)
             shelf = keep.shelf(place, runtime)
             if not keep.missing_bytes(shelf):
                 return tensors, shelf
     return None, None
-
-
-def _named(examples, what):
-    """A name for how examples are loaded or augmented: the function's own, or one from what it does to a few."""
-    function = getattr(examples, what)
-    if function is None:
-        return ""
-    if identity := getattr(function, "identity", None):
-        return str(identity)
-    import keras
-
-    few = examples.take(np.argsort(examples.content_keys, kind="stable")[:4])
-    digest = hashlib.sha256()
-    for view in (None,) if what == "load" else range(3):
-        for x, *_ in few.ordered(4, view=view):
-            for array in keras.tree.flatten(x):
-                digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _number(text):
-    """63 bits, and never 0, which is an example as it is."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1 or 1
-
-
-def _write(file, text):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    with os.fdopen(handle, "w", encoding="utf-8") as opened:
-        opened.write(text)
-    os.replace(beside, file)

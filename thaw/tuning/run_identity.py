@@ -40,7 +40,8 @@ def run_identity(model, plan, data, batch_size, seed):
                 digest.update(np.asarray(part.weight).tobytes())
             # One example as the training sees it: how it is loaded, at what size, and how it is augmented.
             x, *_ = next(iter(part.ordered(1, view=0, seed=seed)))
-            digest.update(np.asarray(x).tobytes())
+            for array in keras.tree.flatten(x):
+                digest.update(np.asarray(array).tobytes())
     digest.update(" ".join(type(layer).__name__ for layer in model.layers).encode())
     for variable in model.weights:
         digest.update(variable.numpy().tobytes())

@@ -108,6 +108,12 @@ def is_random(layer):
     return any(_draws(inner) for inner in (sublayers(layer) if hasattr(layer, "_flatten_layers") else [layer]))
 
 
+def augments(layer):
+    """Does the layer change pictures at random while it trains, as ``RandomFlip`` does?"""
+    kinds = [type(inner).__name__ for inner in (sublayers(layer) if hasattr(layer, "_flatten_layers") else [layer])]
+    return any(kind.startswith("Random") or kind in ("AugMix", "CutMix", "MixUp", "RandAugment") for kind in kinds)
+
+
 def _draws(layer):
     if "random" in type(layer).__name__.lower():
         return True
@@ -151,6 +157,7 @@ def _counts(layer):
     return isinstance(layer, keras.Layer) and any(
         getattr(inner, "activity_regularizer", None) is not None
         or (isinstance(inner, keras.layers.BatchNormalization) and inner.trainable)
+        or isinstance(inner, keras.layers.SpectralNormalization)  # its vectors move in training, frozen or not
         for inner in sublayers(layer)
     )
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import secrets
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -97,7 +99,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
             seed=seed,
             work=work,
             kept=folder is not None,
-            log={"phase": 0, "first": 0, "rows": [], "notes": [], "moved": {}},
+            log={"phase": 0, "first": 0, "rows": [], "notes": [], "moved": {}, "runtime": {}},
         )
         run.log["identity"] = run_identity(model, plan, (train, validation), batch_size, seed)
         saved = _take_up(run) if run.kept else None
@@ -112,6 +114,8 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         finally:
             # Nothing of ours stays in the model: a file saved from it names the user's optimizer and no other.
             model.compile(**settings | {"optimizer": fresh_optimizer(settings["optimizer"])})
+            for folder in run.cuts.private:
+                shutil.rmtree(folder, ignore_errors=True)
     return _history(run)
 
 
@@ -162,6 +166,8 @@ class _Cuts:
     flat: Any
     by_phase: list
     by_stage: list  # from the head down, wherever there is a cut
+    nonce: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
+    private: set = dataclasses.field(default_factory=set)  # folders of what only this run can use
 
     def standing(self, index):
         """The layers in front of the cut of a phase."""
@@ -350,8 +356,13 @@ def _monitor(settings, validation):
 def _examples(part):
     if isinstance(part, (tuple, list)):
         x, y, *weight = part
-        return Examples(x=np.asarray(x), y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
+        x = keras.tree.map_structure(np.asarray, tuple(x) if isinstance(x, list) and _arrays(x) else x)
+        return Examples(x=x, y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
     return part
+
+
+def _arrays(x):
+    return all(isinstance(a, np.ndarray) for a in x)
 
 
 def _steps(train, batch_size):
