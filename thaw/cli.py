@@ -86,7 +86,9 @@ def plan(
     as_json: Json = False,
 ):
     """Dry run: what moves in each phase, how many weights, at what rates, for how long."""
-    chosen = _plan(name, epochs, head_epochs, learning_rate)
+    from thaw.jobs.read_plan import read_plan
+
+    chosen = read_plan(name, epochs, head_epochs, learning_rate)
     if toml:
         return typer.echo(chosen.to_toml(), nl=False)
     from thaw.tuning.attach_head import attach_head
@@ -135,9 +137,10 @@ def tune(
     as_json: Json = False,
 ):
     """Fine-tune a backbone on pictures; the same command goes on where a run was cut off."""
-    chosen = _plan(plan, epochs, head_epochs, learning_rate)
+    from thaw.jobs.read_plan import read_plan
     from thaw.shipping.run_folder import refuse_finished
 
+    chosen = read_plan(plan, epochs, head_epochs, learning_rate)
     refuse_finished(out)  # before the pictures are read, which may take long
     import dataclasses
 
@@ -288,6 +291,8 @@ def main(arguments=None):
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's own remarks are not for our users
     try:
+        if "" in (sys.argv[1:] if arguments is None else arguments):
+            raise ValueError("an argument is empty; a variable in the command may have no value.")
         light = {"-h", "--help"} & set(sys.argv) or sys.argv[1:2] == ["cache"]
         if arguments is None and len(sys.argv) > 1 and not light:
             from thaw.jobs.import_keras import import_keras
@@ -308,6 +313,8 @@ def main(arguments=None):
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the parser
             code = _fail(f"{error.format_message()} See thaw --help.", 2)
+        elif isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+            code = _fail("no room in memory or on the disk; make room, or try a smaller --batch-size.", 2)
         elif type(error).__name__ == "NotFoundError":  # TensorFlow's, which is no OSError
             code = _fail("a file is gone that was being read (thaw cache --clear?); the same command makes it anew.", 2)
         elif os.environ.get("THAW_TRACEBACK"):
@@ -330,22 +337,6 @@ def _sentence(error):
 def _fail(message, code):
     typer.echo(f"thaw: {message}", err=True)
     return code
-
-
-def _plan(name, epochs, head_epochs, learning_rate):
-    from thaw.plan import Plan
-
-    path = Path(name)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; expected a plan in TOML.")
-        if (epochs, head_epochs, learning_rate) != (None, None, None):
-            raise ValueError("Epochs and learning rates stand in the plan file; leave the options out.")
-        try:
-            return Plan.from_toml(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    return Plan.named(name, epochs=epochs, head_epochs=head_epochs, learning_rate=learning_rate)
 
 
 def _backbone(name, weights, *, head, image_size):

@@ -79,6 +79,11 @@ class Phase:
         _expect(_number(self.anchor) and self.anchor >= 0, self, "anchor", "a number from 0")
         _expect(self.precision in PRECISIONS, self, "precision", '"float32" or "float16"')
 
+    @property
+    def versions(self):
+        """How many of the views its epochs can come to."""
+        return min(self.views, self.epochs)
+
 
 class Plan(tuple):
     """An immutable sequence of phases.

@@ -1,5 +1,7 @@
 """A pre-trained backbone by name or by file: raw pixels in, features out."""
 
+import contextlib
+import sys
 import warnings
 from pathlib import Path
 
@@ -111,7 +113,8 @@ def _application(name, weights, head, shape, preprocessing):
 
     if weights in ("imagenet", None):
         try:
-            return made(head, weights)
+            with contextlib.redirect_stdout(sys.stderr):  # where Keras talks about its downloads
+                return made(head, weights)
         except Exception as error:  # get_file raises a bare Exception
             if not any(t in str(error) for t in ("URL fetch failure", "corrupted file", "urlopen error")):
                 if isinstance(error, ValueError):

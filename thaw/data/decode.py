@@ -60,6 +60,8 @@ def decode(file: str | os.PathLike | bytes, image_size: int, max_pixels: int = M
 
     # Before this Pillow knows only some formats, and trips over the names of others.
     Image.init()
+    if not isinstance(file, bytes) and Path(file).exists() and not Path(file).is_file():
+        raise ValueError("is not a regular file")  # a pipe would be waited for without end
     data = file if isinstance(file, bytes) else Path(file).read_bytes()
     if not data:
         raise ValueError("is empty (0 bytes)")

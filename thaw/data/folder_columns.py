@@ -116,6 +116,14 @@ def _holds_classes(folder: Path, classes: list[str]) -> bool:
 
 def _add_classes(folder: Path, split: str | None, columns: dict, notes: list, others: Counter) -> None:
     classes, loose = _level(folder)
+    for place in classes:
+        try:
+            place.name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the name of the folder {_shown(str(place))} is not UTF-8, and no file of the result could hold it; "
+                "rename it"
+            ) from None
     if split and not classes:
         raise ValueError(f"{folder} holds no folders; expected one for each class in it, such as {folder}/cat")
     for path in classes:

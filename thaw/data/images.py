@@ -90,9 +90,10 @@ def images(
     good = np.array([i for i in range(len(files)) if i not in bad])
     names = sorted({labels[i] for i in good})
     if len(names) < 2:
+        first = "".join(f"\n  {_shown(files[i])} {bad[i]}" for i in sorted(bad)[:5])
         raise ValueError(
-            f"{source} has pictures of {len(names)} class{'' if names else 'es'} ({', '.join(names)}); "
-            "expected two or more"
+            f"{source} has usable pictures of {len(names)} class{'es' if len(names) != 1 else ''} "
+            f"({', '.join(names) or 'none'}); expected two or more{first and '. Left out:' + first}"
         )
     notes += checked.notes
     clusters = np.full(len(files), -1)

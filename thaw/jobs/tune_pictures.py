@@ -49,6 +49,12 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
 
     out = Path(out)
     train = pictures.train.weighted(pictures.class_weight)
+    size = backbone.input_shape[1:]
+    if len(size) != 3 or size[0] != size[1] or size[2] != 3 or size[0] is None:
+        raise ValueError(
+            f"{backbone.name} takes inputs of shape {size}; expected square pictures of one size with 3 channels."
+        )
+    refuse_finished(out)
     with lock_run(out):
         refuse_finished(out)
         work = out / "unfinished"

@@ -98,7 +98,7 @@ def refuse_finished(folder):
         folder: a run folder, or where one is to be.
 
     Raises:
-        ValueError: there is a finished run.
+        ValueError: there is a finished run, or something else.
 
     Example:
         >>> from thaw.shipping.run_folder import refuse_finished
@@ -110,6 +110,10 @@ def refuse_finished(folder):
         raise ValueError(
             f"{folder} holds a finished run; give another folder with -o, or delete this one to run again."
         )
+    # What a run of ours begins with: without it, these are files of somebody's own.
+    begun = any((folder / name).exists() for name in (".lock", UNFINISHED))
+    if folder.is_dir() and not begun and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds other files; expected a new or empty folder for the run. Name another one.")
 
 
 def verify_run(folder):

@@ -64,9 +64,9 @@ def dry_run(model, plan, counts, *, batch_size=32, measure=True):
         for phase in plan:
             moving = freeze(model, phase.train, phase.batchnorm)
             # One pass serves the phases after it that move more: of their versions only further ones are computed.
-            served = before is not None and before <= set(moving) and phase.views >= kept
+            served = before is not None and before <= set(moving) and phase.versions >= kept
             kept_before = kept if served else 0
-            before, kept = (set(moving), phase.views) if phase.views else (None, 0)
+            before, kept = (set(moving), phase.versions) if phase.views else (None, 0)
             depth = {stage.name: i for i, stage in enumerate(reversed(stages))}
             rates = {s.name: phase.learning_rate * phase.stage_decay ** depth[s.name] for s in moving}
             parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
@@ -95,7 +95,7 @@ def _seconds(model, phase, counts, batch_size, kept):
     x = keras.tree.map_structure(lambda t: _noise((batch_size, *t.shape[1:]), t.dtype), model.input)
     once = 0.0
     if prefix is not None:
-        batches = train * (phase.views - kept) + (0 if kept else validation)
+        batches = train * (phase.versions - kept) + (0 if kept else validation)
         usual, compiling = _timed(forward(prefix, batch_size, examples=batch_size * batches), x)
         once = compiling + usual * batches
         x = prefix(x, training=False)

@@ -100,7 +100,7 @@ def precompute_phase(cuts, plan, data, run):
             f"{', '.join(random)} augments at random inside the model; augmentation in the data (thaw.augment) can be "
             "kept"
         )
-    parts = [Part.of(train, phase.views, cuts.nonce)]
+    parts = [Part.of(train, phase.versions, cuts.nonce)]
     parts += [] if validation is None else [Part.of(validation, None, cuts.nonce)]
     store = ActivationCache()
     keep = Keep(store, parts, run.batch_size, phase.precision, cuts.nonce, run.log["runtime"], cuts.private)
@@ -141,7 +141,7 @@ def _nested(flat, cuts, plan, index):
     found = [cuts[index]]
     for phase, cut in zip(plan[index + 1 :], cuts[index + 1 :]):
         # With fewer versions later, more would be kept than is needed.
-        fits = phase.views >= plan[index].views and phase.precision == plan[index].precision
+        fits = phase.versions >= plan[index].versions and phase.precision == plan[index].precision
         if not fits or isinstance(cut, str) or not covers(flat, cut, found[-1]):
             break
         if [id(t) for t in cut] != [id(t) for t in found[-1]]:

@@ -69,6 +69,7 @@ def preflight(model, data=None, plan=None, *, validation=None, batch_size=32):
     found = []
     if plan is not None:
         _look_at_plan(stages, plan, batch_size, found)
+        _look_at_head(stages, plan, found)
     else:
         _look_at_fit(model, stages, batch_size, found)
     if data is not None and validation is None:
@@ -80,7 +81,19 @@ def preflight(model, data=None, plan=None, *, validation=None, batch_size=32):
                 "Keep some examples back: 15 % will do.",
             )
         )
+    broken = [w.path for w in model.weights if "float" in w.dtype and not np.isfinite(w.numpy()).all()]
+    if broken:
+        found.append(
+            Finding(
+                "weights-not-finite",
+                "error",
+                f"{len(broken)} weights hold NaN or infinity, the first of them {broken[0]}.",
+                "Take the model from an earlier file.",
+            )
+        )
     if model.compiled:
+        if isinstance(validation, Examples) and y is not None and validation.y.shape[1:] == np.shape(y)[1:]:
+            y = np.concatenate([y, validation.y])  # one out of range stops the first validation
         _look_at_loss(model, y, found)
     if x is not None:
         _look_at_pixels(model, x, found)
@@ -95,6 +108,23 @@ def _look_at_plan(stages, plan, batch_size, found):
             found.append(_high_rate(f'Phase "{phase.name}"', phase.learning_rate))
         if phase.batchnorm == "trained":
             _look_at_batchnorm([s for s in moving if s.name != HEAD], f'Phase "{phase.name}"', batch_size, found)
+
+
+def _look_at_head(stages, plan, found):
+    """A new head begins at zero, and nothing below it learns through zeros."""
+    head = stages[-1]
+    kernels = [w for layer in head.layers for w in layer.weights if len(w.shape) > 1]
+    if head.name != HEAD or not kernels or any(np.any(w.numpy()) for w in kernels):
+        return
+    if not any(head in moving_stages(stages, phase.train) for phase in plan):
+        found.append(
+            Finding(
+                "head-stands-still",
+                "error",
+                "The head is new, all zeros, and no phase moves it; the model could not learn anything.",
+                'Move it in the first phase: train = "head".',
+            )
+        )
 
 
 def _look_at_fit(model, stages, batch_size, found):

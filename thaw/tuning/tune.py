@@ -77,6 +77,8 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         ['accuracy', 'learning_rate', 'loss']
     """
     train, validation = (_examples(part) for part in data)
+    if isinstance(train, Examples):
+        batch_size = min(batch_size, len(train))
     found = preflight(model, train, plan, batch_size=batch_size, validation=validation)
     if any(finding.level == "error" for finding in found):
         raise ValueError(" ".join(str(finding) for finding in found if finding.level == "error"))
@@ -260,7 +262,7 @@ def _fit(run, phase, fitted, train, validation, start, saved):
     for callback in run.callbacks:
         callback.set_model(model)  # the user's see the whole model, whatever part of it is being fitted
     if isinstance(train, Examples):
-        train = train.epochs(run.batch_size, run.seed, first=epoch, views=phase.views or None)
+        train = train.epochs(run.batch_size, run.seed, first=epoch, views=phase.versions or None)
     else:
         train = train.repeat()
     if isinstance(validation, Examples):
