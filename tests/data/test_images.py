@@ -270,7 +270,7 @@ def test_a_source_that_is_none(tmp_path, load):
 
 
 def test_one_class_only(tmp_path, load):
-    with pytest.raises(ValueError, match=r"has pictures of 1 class \(cat\); expected two or more"):
+    with pytest.raises(ValueError, match=r"has usable pictures of 1 class \(cat\); expected two or more"):
         load(folder(tmp_path / "photos", classes=("cat",), each=3))
 
 
