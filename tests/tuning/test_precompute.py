@@ -1,6 +1,7 @@
 """What is kept has the bits of the live forward, and is found again by what it was made from."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -328,7 +329,7 @@ def test_one_pass_serves_the_phases_that_follow(computed):
 
 
 def test_a_later_phase_with_more_views_computes_those(computed):
-    plan = [Phase(name="a", epochs=1, train="head", views=1), Phase(name="b", epochs=1, train=1, views=3)]
+    plan = [Phase(name="a", epochs=1, train="head", views=1), Phase(name="b", epochs=3, train=1, views=3)]
     run(Plan(plan))
     assert sum(computed) == 24 + 8 + 2 * 24
 
@@ -423,7 +424,7 @@ def test_augmentation_inside_the_model_stays_alive():
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     history = tune(model, phases("head"), (pictures(), pictures(8, 1)), batch_size=8)
     (note,) = [note for note in history.notes if "every epoch" in note]
-    assert "random_flip augments at random inside the model" in note
+    assert re.search(r"random_flip\w* augments at random inside the model", note)
 
 
 def test_what_only_this_run_can_use_is_gone_afterwards():
