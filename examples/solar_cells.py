@@ -67,6 +67,8 @@ def run(seed, folder):
 
     with counting() as progress:
         pictures = images(table(seed, Path(folder).with_suffix(".csv")), image_size=SIZE, seed=seed, progress=progress)
+    for note in pictures.notes:
+        print(note, file=sys.stderr)
     train = dataclasses.replace(pictures.train, augment=augment(flips="both"))  # a cell has no up and no left
     pictures = dataclasses.replace(pictures, train=train)
     reproducible(seed)
@@ -89,6 +91,8 @@ if __name__ == "__main__":
     metrics = json.loads(finished.read_text()) if finished.exists() else run(seed, folder)
     print(f"{'':28}accuracy  macro F1  ROC AUC")
     figures = "  ".join(f"{metrics[name]['value']:8.4f}" for name in ("accuracy", "macro_f1", "roc_auc"))
-    print(f"{'thaw, this run':28}{figures}")
+    low, high = metrics["accuracy"]["low"], metrics["accuracy"]["high"]
+    print(f"{'thaw, this run':28}{figures}   accuracy within {low:.3f} to {high:.3f} (95 %)")
     for name, accuracy in PUBLISHED.items():
         print(f"{name + ' (published)':28}{accuracy:8.4f}")
+    print(f"The model is {Path(folder) / 'model.keras'}: a plain Keras file.", file=sys.stderr)
