@@ -261,7 +261,7 @@ def test_auto_does_not_convert_what_is_soon_done(monkeypatch):
 @needs_openvino
 @pytest.mark.parametrize(
     ("own", "seconds", "name", "measured"),
-    [([2], [3], "openvino", 2), ([9, 8, 2], [3, 3, 3], "openvino", 6), ([9, 3, 8], [9, 9, 3], "tensorflow", 6)],
+    [([2], [3], "openvino", 2), ([9, 8, 2], [3, 3, 3], "openvino", 6), ([9, 9, 8], [3, 9, 3], "tensorflow", 6)],
 )
 def test_a_disturbed_measurement_is_repeated(own, seconds, name, measured, monkeypatch):
     """OpenVINO's seconds, TensorFlow's, and what follows from them."""
