@@ -37,7 +37,7 @@ def forward(model, batch_size, *, runtime="auto", examples=None):
 
     What stands still is computed once for every example and takes most of the time of a run. OpenVINO does it
     two to three times as fast as TensorFlow on a CPU. It is taken only where it was measured on the first
-    batch to be faster and to say the same; a number may differ from TensorFlow's by 1e-4 of the largest in
+    batch not to be clearly slower and to say the same; a number may differ from TensorFlow's by 1e-4 of the largest in
     its output. What OpenVINO would change without a word (NaN, infinity, whole numbers of more than 32 bits,
     places outside of a table) goes to TensorFlow, batch by batch. OpenVINO's reports to its makers are turned
     off for the whole process.
