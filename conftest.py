@@ -2,6 +2,7 @@
 settings or files left behind."""
 
 import os
+import subprocess
 import sys
 import tempfile
 
@@ -17,6 +18,21 @@ os.environ["THAW_CACHE"] = _CACHE.name
 
 settings.register_profile("thaw", deadline=None, max_examples=50, derandomize=True, database=None)
 settings.load_profile("thaw")
+
+
+@pytest.fixture
+def without_us():
+    """Runs Python code in a folder, in an interpreter that does not know where thaw lies; gives the words it prints."""
+
+    def run(folder, code):
+        environment = {**os.environ, "PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -437,6 +437,19 @@ convolutions = st.lists(
 )
 
 
+def test_layers_at_the_full_size_of_a_narrow_picture_are_a_stage():
+    """A grey picture is the narrowest place of all; no boundary in front of it swallows the first stage."""
+    x = entry = keras.Input((28, 28, 1))
+    x = layers.Rescaling(1 / 255)(x)
+    for stage, width in enumerate((8, 16, 24)):
+        x = layers.Conv2D(width, 3, 2 if stage else 1, padding="same", name=f"down{stage}")(x)
+        x = layers.Conv2D(width, 3, padding="same", name=f"conv{stage}")(x)
+    found = stages_of(keras.Model(entry, layers.Dense(2)(layers.GlobalAveragePooling2D(name="pool")(x))))
+    assert [stage.shape for stage in found] == [(28, 28, 8), (14, 14, 16), (7, 7, 24), (2,)]
+    assert first_and_last(found)[1:3] == [("down1", "conv1"), ("down2", "conv2")]
+    assert (found[0].layers[-1].name, found[3].layers[0].name) == ("conv0", "pool")
+
+
 @settings(max_examples=40, deadline=None)
 @given(convolutions, st.booleans())
 def test_any_chain_of_convolutions(parts, with_head):

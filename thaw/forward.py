@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import math
@@ -75,13 +76,26 @@ def forward(model, batch_size, *, runtime="auto", examples=None):
     if runtime == "auto":
         import tensorflow as tf
 
-        few = examples is not None and (examples < FEW or examples * operations_in(model) < _CONVERSION)
+        few = examples is not None and (examples < FEW or examples * work_of(model) < _CONVERSION)
         if few or not _installed() or tf.config.get_visible_devices("GPU"):
             runtime = "tensorflow"
     return Forward(model, int(batch_size), runtime)
 
 
-def operations_in(model):
+@contextlib.contextmanager
+def held(variables):
+    """Put variables back at the end, also after an error: layers that are random also in inference, and layers that
+    count their calls, change theirs whenever the model is called."""
+    state = [(v, v.numpy()) for v in variables]
+    try:
+        yield
+    finally:
+        for variable, value in state:
+            if not np.array_equal(variable.numpy(), value, equal_nan=variable.dtype != "string"):
+                variable.assign(value)
+
+
+def work_of(model):
     """Floating-point operations that a model needs for one example; infinite where its graph cannot be read."""
     calls = calls_of(model)
     return math.inf if calls is None else sum(map(operations_of, calls))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from thaw.forward import forward
+from thaw.forward import forward, held
 
 
 def probabilities(model, batches, examples=None):
@@ -34,14 +34,8 @@ def probabilities(model, batches, examples=None):
         >>> probabilities(model, [np.zeros((1, 2))]).tolist()
         [[0.5, 0.5]]
     """
-    # Layers that are random also in inference, and layers that count their calls, keep their state here.
-    state = [(v, v.numpy()) for v in model.non_trainable_variables]
-    try:
+    with held(model.non_trainable_variables):
         rows = list(_scores(model, batches, examples))
-    finally:
-        for variable, value in state:
-            if not np.array_equal(variable.numpy(), value, equal_nan=variable.dtype != "string"):
-                variable.assign(value)
     if not rows:
         raise ValueError("There are no inputs; expected at least one batch.")
     return _as_probabilities(model, np.concatenate(rows))

@@ -98,7 +98,7 @@ def stages_of(model):
         last = next((c.shapes[0] for c in reversed(calls[begin:end]) if c.shapes), ())
         # A slice with no weights of its own (a pooling, the scaling of pixels) is no stage: it joins the one
         # before it, and the first joins the next.
-        if groups and not (any(map(_weights, layers)) and any(map(_weights, groups[-1]))):
+        if groups and not (any(map(weights_of, layers)) and any(map(weights_of, groups[-1]))):
             groups[-1] += layers
             shapes[-1] = last[1:]
         else:
@@ -151,7 +151,7 @@ def operations_of(call):
     from keras import layers
 
     size = sum(math.prod(n or 1 for n in shape[1:]) for shape in call.shapes)
-    if not _weights(call.layer):
+    if not weights_of(call.layer):
         return size
     inside = sublayers(call.layer)
     looked_up = {id(w) for inner in inside if "Embedding" in type(inner).__name__ for w in inner.weights}
@@ -178,11 +178,11 @@ def _starts(calls, sizes):
         return _grid_starts(calls[:head], sizes) + ([] if head is None else [head]), head
     if blocks:
         last = max(blocks)
-        tail = [i for i in range(last + 1, len(calls)) if _weights(calls[i].layer)]
+        tail = [i for i in range(last + 1, len(calls)) if weights_of(calls[i].layer)]
         # The last block ends where the next layer outside it begins; with primitives that is the final pooling.
         head = _after_last_block(calls, blocks, tail)
         return blocks + ([] if head is None else [head]), head
-    weighted = [i for i, c in enumerate(calls) if _weights(c.layer)]
+    weighted = [i for i, c in enumerate(calls) if weights_of(c.layer)]
     hidden = [i for i in weighted if not type(calls[i].layer).__name__.endswith("Normalization")] or weighted
     return hidden[1:], hidden[-1]
 
@@ -196,7 +196,9 @@ def _grid_starts(calls, sizes):
     starts, grid, begin = [], ahead[0], 0
     for i, now in enumerate(ahead):
         if now <= 0.4 * grid:  # half in both directions, give or take the border
-            cut = _narrowest(calls, sizes, begin + 1, i)
+            # Not so far back that nothing with weights is left in front: a picture of one channel is always narrow.
+            weighted = next((n for n in range(begin, i) if weights_of(calls[n].layer)), i)
+            cut = _narrowest(calls, sizes, weighted + 1, i)
             if cut is not None:
                 starts.append(cut)
                 begin = cut
@@ -209,7 +211,7 @@ def _narrowest(calls, sizes, low, high):
     if low > high:
         return None
     # After a pooling only a quarter is left to cross: the pooling then ends the stage before it.
-    after = None if _weights(calls[high].layer) or _tensors_crossing(calls, high + 1) != 1 else high + 1
+    after = None if weights_of(calls[high].layer) or _tensors_crossing(calls, high + 1) != 1 else high + 1
     position = high
     while position > low and _tensors_crossing(calls, position) > 1:
         position -= 1
@@ -236,7 +238,7 @@ def _repeated_blocks(calls):
 
     kinds = {}
     for i, call in enumerate(calls):
-        if _weights(call.layer) and not isinstance(call.layer, layers.RNN) and len(sublayers(call.layer)) > 3:
+        if weights_of(call.layer) and not isinstance(call.layer, layers.RNN) and len(sublayers(call.layer)) > 3:
             kinds.setdefault(type(call.layer), []).append(i)
     whole = max(kinds.values(), key=len, default=[])
     if len(whole) >= 2 and "attention" not in type(calls[whole[0]].layer).__name__.lower():
@@ -301,33 +303,47 @@ def _flat(tensors):
     return keras.tree.flatten(tensors)
 
 
-def _weights(operation):
+def weights_of(operation):
     """What can be tuned: nothing in an operation such as ``x + y``, nor in the scaling of inputs."""
     import keras
 
     return () if isinstance(operation, keras.layers.Normalization) else getattr(operation, "weights", ())
 
 
+def graph_of(model):
+    """The functional model that holds the graph: of a sequential one the model inside, else the model itself."""
+    return getattr(model, "_functional", None) or model
+
+
+def is_graph(operation):
+    """Is it a model inside a model, with a graph of its own?"""
+    import keras
+
+    return isinstance(operation, keras.Model) and nodes_of(operation) is not None
+
+
+def is_of_keras(model, name):
+    """Is a method of the model Keras' own, and none of a class of the user's?"""
+    owner = next(cls for cls in type(model).__mro__ if name in vars(cls))
+    return owner.__module__.split(".")[0] in ("keras", "keras_hub")
+
+
 def nodes_of(model):
     """The nodes of a functional or sequential model, inputs first."""
-    graph = getattr(model, "_functional", None) or model
-    by_depth = getattr(graph, "_nodes_by_depth", None)
+    by_depth = getattr(graph_of(model), "_nodes_by_depth", None)
     return None if by_depth is None else [n for depth in sorted(by_depth, reverse=True) for n in by_depth[depth]]
 
 
 def _open(model, shapes, names, calls):
     """Append the calls of ``model``; ``names`` maps its own tensors to those of the model around it."""
-    import keras
-
-    graph = getattr(model, "_functional", None) or model
-    known = _shapes(graph, shapes)
+    known = _shapes(graph_of(model), shapes)
     for node in nodes_of(model):
         if node.is_input:
             continue
         layer = node.operation
         inputs = tuple(names.get(id(t), id(t)) for t in node.input_tensors)
-        if isinstance(layer, keras.Model) and nodes_of(layer) is not None:
-            inner = getattr(layer, "_functional", None) or layer
+        if is_graph(layer):
+            inner = graph_of(layer)
             inside = dict(zip(map(id, _flat(inner.inputs)), inputs))
             _open(layer, [known[id(t)] for t in node.input_tensors], inside, calls)
             for own, outer in zip(_flat(inner.outputs), node.output_tensors):

@@ -1,9 +1,5 @@
 """A plan is run as it says, and what comes out is what plain Keras would have made."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -279,7 +275,7 @@ def test_a_later_phase_that_explodes_leaves_the_best():
     assert equal(model, good)
 
 
-def test_the_file_saved_afterwards_opens_with_keras_alone(tmp_path):
+def test_the_file_saved_afterwards_opens_with_keras_alone(tmp_path, without_us):
     model, _ = run([phase(epochs=1, stage_decay=0.5, schedule="linear")])
     assert type(model.optimizer) is keras.optimizers.Adam
     assert float(model.optimizer.learning_rate) == 0.5  # the user's, and fresh
@@ -292,11 +288,7 @@ def test_the_file_saved_afterwards_opens_with_keras_alone(tmp_path):
         "print(np.array_equal(m.predict(np.load('x.npy'), verbose=0), np.load('y.npy')), "
         "type(m.optimizer).__name__, m.optimizer.beta_1, any(n.split('.')[0] == 'thaw' for n in sys.modules))"
     )
-    environment = {**os.environ, "PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.split() == ["True", "Adam", "0.8", "False"], done.stderr
+    assert without_us(tmp_path, code) == ["True", "Adam", "0.8", "False"]
 
 
 def test_the_user_may_go_on_with_fit():

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from thaw.forward import forward
+from thaw.forward import forward, held
 from thaw.measuring.inputs_of import inputs_of
 from thaw.measuring.stage_outputs import StageOutputs
 
@@ -74,9 +74,8 @@ def stage_grams(model, data, *, batch_size=64):
         {'stage1': 1.0, 'head': 1.0}
     """
     outputs = StageOutputs(model)
-    state = [(v, v.numpy()) for v in model.non_trainable_variables]  # of layers that are random also in inference
     kept, run, digest = {stage.name: [] for stage in outputs.stages}, None, hashlib.sha256()
-    try:
+    with held(model.non_trainable_variables):
         for batch in inputs_of(data, batch_size, digest):
             rows = _rows(batch)
             if rows < FEWEST:
@@ -86,10 +85,6 @@ def stage_grams(model, data, *, batch_size=64):
                 run = forward(_Grams(outputs), rows, runtime="tensorflow")
             for name, gram in zip(kept, run(batch)):
                 kept[name].append(gram[:, :rows])  # behind them, the row a short batch was filled up with
-    finally:
-        for variable, value in state:
-            if not np.array_equal(variable.numpy(), value, equal_nan=variable.dtype != "string"):
-                variable.assign(value)
     if run is None:
         raise ValueError(f"There is no batch of {FEWEST} examples; similarity needs at least so many.")
     return _Kept(kept, digest.hexdigest())

@@ -9,7 +9,7 @@ import numpy as np
 
 from thaw.examples import Examples
 from thaw.forward import forward
-from thaw.stages import HEAD, calls_of, crossing_bytes, nodes_of, stages_of
+from thaw.stages import HEAD, calls_of, crossing_bytes, graph_of, is_graph, is_of_keras, nodes_of, stages_of
 
 
 def stage_features(model, data, *, most=None, batch_size=32, seed=0):
@@ -112,13 +112,11 @@ def _boundaries(model):
 
 def _check(model):
     """Does the graph say all that is computed?"""
-    import keras
 
-    owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
-    if owner.__module__.split(".")[0] not in ("keras", "keras_hub"):
+    if not is_of_keras(model, "call"):
         raise ValueError(f"{model.name} has a call of its own, so that its graph does not say what is computed.")
     for node in nodes_of(model):
-        if isinstance(node.operation, keras.Model) and nodes_of(node.operation) is not None:
+        if is_graph(node.operation):
             _check(node.operation)
 
 
@@ -131,7 +129,7 @@ def _run(model, x):
 
     found = {}
     with keras.StatelessScope():
-        graph = getattr(model, "_functional", None) or model
+        graph = graph_of(model)
         for tensor, value in zip(model.outputs, _compute(graph, _given(graph, x), found)):
             found.setdefault(id(tensor), value)
     return found
@@ -146,8 +144,8 @@ def _compute(graph, given, found):
             continue
         operation = node.operation
         args, options = node.arguments.fill_in(values)
-        if isinstance(operation, keras.Model) and nodes_of(operation) is not None:
-            inner = getattr(operation, "_functional", None) or operation
+        if is_graph(operation):
+            inner = graph_of(operation)
             out = _compute(inner, _given(inner, args[0] if args else options["inputs"]), found)
         else:
             if isinstance(operation, keras.Layer) and "training" in inspect.signature(operation.call).parameters:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import re
 import secrets
@@ -16,7 +15,7 @@ import numpy as np
 from thaw.tuning.disk_budget import DiskBudget, folders
 from thaw.tuning.rows import Rows, find_rows
 from thaw.tuning.segment import Segment, write_segment
-from thaw.tuning.segment_writer import SegmentWriter
+from thaw.tuning.segment_writer import SegmentWriter, row_bytes
 
 FORMAT_VERSION = 1
 # What a kill in the middle may cost, and what the writer holds in memory.
@@ -109,7 +108,7 @@ class Shelf:
         self.written = False
         self._cache, self._disk, self._segments, self._refused = cache, cache.disk, {}, set()
         self._about = {"format": FORMAT_VERSION, "about": about, "tensors": [[list(s), d] for s, d in tensors]}
-        self._row_bytes = 16 + sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in tensors)
+        self._row_bytes = row_bytes(tensors)
         there = _about(self.folder)
         if there and there.get("format") != FORMAT_VERSION:
             self._disk.remove(self.folder)

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 
 from thaw.examples import Examples
+from thaw.forward import held
 from thaw.stages import calls_of, sublayers
 
 
@@ -46,18 +47,18 @@ def estimate_batchnorm(model, data, layers=None, *, batch_size=128):
     """
     layers = batchnorms(model) if layers is None else tuple(layers)
     statistics = {id(v) for layer in layers for v in (layer.moving_mean, layer.moving_variance)}
-    others = [(v, v.numpy()) for v in model.non_trainable_variables if id(v) not in statistics]
+    others = [v for v in model.non_trainable_variables if id(v) not in statistics]
     start = [(v, v.numpy()) for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
     try:
-        found = _measured(model, _batches(data, batch_size), layers) if layers else {}
-        for layer, (mean, variance) in found.items():
-            layer.moving_mean.assign(mean)
-            layer.moving_variance.assign(variance)
+        with held(others):
+            found = _measured(model, _batches(data, batch_size), layers) if layers else {}
+            for layer, (mean, variance) in found.items():
+                layer.moving_mean.assign(mean)
+                layer.moving_variance.assign(variance)
     except BaseException:
-        _put_back(start)
+        for variable, value in start:
+            variable.assign(value)
         raise
-    finally:
-        _put_back(others)
     return tuple(found)
 
 
@@ -213,9 +214,3 @@ def _batches(data, batch_size):
     if not isinstance(data, tf.data.Dataset):
         raise ValueError(f"data is {type(data).__name__}; expected Examples, arrays, or a batched tf.data.Dataset.")
     return data
-
-
-def _put_back(state):
-    for variable, value in state:
-        if not np.array_equal(variable.numpy(), value, equal_nan=variable.dtype != "string"):
-            variable.assign(value)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from thaw.examples import Examples
+from thaw.forward import held
 from thaw.stages import sublayers
 from thaw.tuning.log_probabilities import log_probabilities
 
@@ -61,20 +62,15 @@ def fisher(model, data, *, labels="sample", examples=200, seed=0):
         return [tf.square(tf.cast(tf.convert_to_tensor(g), tf.float32)) for g in found]
 
     forward = tf.function(log_p, reduce_retracing=True, jit_compile=False)
-    state = [(v, v.numpy()) for v in model.non_trainable_variables]  # of layers that are random also in inference
     rng, count = np.random.default_rng(seed), 0
     sums = [np.zeros(w.shape, np.float64) for w in weights]
-    try:
+    with held(model.non_trainable_variables):
         for x, y in _one_by_one(data, examples, rng):
             p = np.exp(np.asarray(forward(x), np.float64))
             for label, share in _classes(labels, p / p.sum(), y, rng):
                 for total, square in zip(sums, step(x, tf.constant(label))):
                     total += share * square.numpy()
             count += 1
-    finally:
-        for variable, value in state:
-            if not np.array_equal(variable.numpy(), value, equal_nan=variable.dtype != "string"):
-                variable.assign(value)
     if not count:
         raise ValueError("There are no examples; expected at least one.")
     by_variable = {id(w): (total / count).astype(np.float32) for w, total in zip(weights, sums)}

@@ -1,7 +1,7 @@
 """A model with the models inside it opened, so that it can be cut anywhere."""
 
-from thaw.stages import nodes_of
-from thaw.tuning.part import as_it_was, is_graph, operations_in, single
+from thaw.stages import graph_of, is_graph, is_of_keras, nodes_of
+from thaw.tuning.part import as_it_was, operations_in, single
 
 
 class CannotSplit(ValueError):
@@ -32,9 +32,9 @@ def flatten(model):
         raise CannotSplit(f"{type(model).__name__} is not a keras.Model.")
     _check(model)
     for step in ("train_step", "test_step", "compute_loss"):
-        if not _is_of_keras(model, step):
+        if not is_of_keras(model, step):
             raise CannotSplit(f"{model.name} has a {step} of its own, which a part of the model would not have.")
-    graph = getattr(model, "_functional", None) or model
+    graph = graph_of(model)
     if not any(is_graph(node.operation) for node in nodes_of(graph)):
         return graph
     tensors = {id(t): t for t in graph.inputs}
@@ -51,7 +51,7 @@ def _check(model):
     if nodes_of(model) is None:
         kind = "has no graph yet" if type(model).__module__.startswith("keras.") else "is a subclassed model"
         raise CannotSplit(f"{model.name} {kind}, whose graph cannot be read; it can only be computed whole.")
-    if not _is_of_keras(model, "call"):
+    if not is_of_keras(model, "call"):
         raise CannotSplit(f"{model.name} has a call of its own, so that its graph does not say what is computed.")
     for node in nodes_of(model):
         if is_graph(node.operation):
@@ -59,11 +59,6 @@ def _check(model):
             options = node.arguments.kwargs
             if options.get("training") or set(options) - {"training", "mask"}:
                 raise CannotSplit(f"{node.operation.name} is called inside {model.name} with options of its own.")
-
-
-def _is_of_keras(model, name):
-    owner = next(cls for cls in type(model).__mro__ if name in vars(cls))
-    return owner.__module__.split(".")[0] in ("keras", "keras_hub")
 
 
 def _replay(graph, tensors):
@@ -75,7 +70,7 @@ def _replay(graph, tensors):
             continue
         args, options = node.arguments.fill_in(tensors)
         if is_graph(node.operation):
-            inner = getattr(node.operation, "_functional", None) or node.operation
+            inner = graph_of(node.operation)
             given = _inputs_for(inner, args[0] if args else options.get("inputs"))
             for tensor, mask in zip(given, keras.tree.flatten(options.get("mask"))):
                 if mask is not None:

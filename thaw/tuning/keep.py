@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 
 from thaw.examples import Examples
-from thaw.forward import FEW, forward, operations_in
+from thaw.forward import FEW, forward, work_of
 from thaw.tuning.activation_cache import ActivationCache
 from thaw.tuning.prefix_identity import prefix_identity
 
@@ -134,7 +134,7 @@ class Keep:
         way tomorrow. What has no name for good stays in TensorFlow.
         """
         total = sum(these.ids.shape[0] * these.ids.shape[1] for these in self.parts)
-        if total < FEW or self.batch_size * operations_in(prefix) < SMALL or not all(place.named for place in places):
+        if total < FEW or self.batch_size * work_of(prefix) < SMALL or not all(place.named for place in places):
             return forward(prefix, self.batch_size, runtime="tensorflow")
         name = self.chosen.get(places[0].identity) or self._note(places[0], None)
         run = None

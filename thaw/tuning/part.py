@@ -2,7 +2,7 @@
 
 import contextlib
 
-from thaw.stages import nodes_of
+from thaw.stages import is_graph, nodes_of
 
 
 def part(flat, begin=None, end=None):
@@ -56,13 +56,6 @@ def covers(flat, early, late):
 def single(tensors):
     """One tensor instead of a list of one: Keras warns when it is given the other."""
     return tensors[0] if isinstance(tensors, (list, tuple)) and len(tensors) == 1 else tensors
-
-
-def is_graph(operation):
-    """Is it a model inside a model, with a graph of its own?"""
-    import keras
-
-    return isinstance(operation, keras.Model) and nodes_of(operation) is not None
 
 
 def operations_in(model):

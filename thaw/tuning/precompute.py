@@ -9,7 +9,7 @@ from thaw.tuning.activation_cache import ActivationCache
 from thaw.tuning.flatten import CannotSplit
 from thaw.tuning.keep import Keep, Part, Place
 from thaw.tuning.part import covers, part
-from thaw.tuning.split import augments
+from thaw.tuning.split import augments, is_random
 
 CALLED = {"tensorflow": "TensorFlow", "openvino": "OpenVINO"}
 
@@ -95,7 +95,8 @@ def precompute_phase(cuts, plan, data, run):
         raise CannotSplit("a data set is read in its own order only, and nothing can be kept of it")
     if not phase.views and train.augment is not None:
         raise CannotSplit("its examples are augmented anew in every epoch (views = 0)")
-    if random := [layer.name for layer in part(flat, None, cut).layers if augments(layer)]:
+    prefix = part(flat, None, cut)
+    if random := [layer.name for layer in prefix.layers if augments(layer)]:
         raise CannotSplit(
             f"{', '.join(random)} augments at random inside the model; augmentation in the data (thaw.augment) can be "
             "kept"
@@ -104,8 +105,9 @@ def precompute_phase(cuts, plan, data, run):
     parts += [] if validation is None else [Part.of(validation, None, cuts.nonce)]
     store = ActivationCache()
     keep = Keep(store, parts, run.batch_size, phase.precision, cuts.nonce, run.log["runtime"], cuts.private)
-    places = [Place.of(part(flat, None, t), t, keep) for t in _nested(flat, cuts.by_phase, plan, index)]
-    runtime = keep.runtime(part(flat, None, cut), places)
+    later = _nested(flat, cuts.by_phase, plan, index)[1:]
+    places = [Place.of(prefix, cut, keep), *(Place.of(part(flat, None, t), t, keep) for t in later)]
+    runtime = keep.runtime(prefix, places)
     shelves = [keep.shelf(place, runtime.name) for place in places]
     need = keep.missing_bytes(shelves[0])
     if need:
@@ -132,7 +134,10 @@ def precompute_phase(cuts, plan, data, run):
     seen = f"{parts[0].views} fixed versions of each example" if parts[0].views else "each example as it is"
     note = f'Phase "{phase.name}": what stands still was computed once, in {CALLED[runtime.name]}, for {seen}.'
     found = [these.kept(shelves[0]) for these in parts]
-    run.log["notes"] += [s for s in (note, *store.notes) if s not in run.log["notes"]]
+    notes = [note, *store.notes]
+    if random := [layer.name for layer in prefix.layers if is_random(layer)]:
+        notes.append(f'Phase "{phase.name}": {", ".join(random)} stand still too: what they do at random is off.')
+    run.log["notes"] += [sentence for sentence in notes if sentence not in run.log["notes"]]
     return part(flat, cut, None), found[0], found[1] if validation is not None else None
 
 

@@ -30,8 +30,7 @@ class SegmentWriter:
 
     def __init__(self, keep, tensors, total_rows, segment_bytes):
         self._keep, self._tensors, self._left = keep, tensors, total_rows
-        row = 16 + sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in tensors)
-        self._most = max(1, int(segment_bytes // row))
+        self._most = max(1, int(segment_bytes // row_bytes(tensors)))
         self._filled, self._ids, self._arrays = 0, None, None
 
     def __enter__(self):
@@ -82,3 +81,8 @@ class SegmentWriter:
         if self._filled:
             self._keep(self._ids[: self._filled], [array[: self._filled] for array in self._arrays])
         self._filled, self._ids, self._arrays = 0, None, None
+
+
+def row_bytes(tensors):
+    """Bytes that one row takes on the disk with its id, for ``[(shape of a row, dtype)]``."""
+    return 16 + sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in tensors)

@@ -2,7 +2,7 @@
 
 import math
 
-from thaw.stages import calls_of, nodes_of, operations_of, sublayers
+from thaw.stages import calls_of, nodes_of, operations_of, sublayers, weights_of
 from thaw.tuning.flatten import CannotSplit, flatten
 from thaw.tuning.part import needed, part
 
@@ -71,7 +71,7 @@ def find_cut(flat):
     # Side by side with what moves there may be more that stands still: it comes first.
     early = [call for call, moves in zip(calls, moving) if not moves]
     late = [call for call, moves in zip(calls, moving) if moves]
-    if not any(_weights(call.layer) for call in early):
+    if not any(weights_of(call.layer) for call in early):
         raise CannotSplit(f"No layer with weights stands still in front of what moves in {flat.name}.")
     tensors = {id(t): t for node in nodes_of(flat) for t in node.outputs}
     shapes = {key: shape for call in calls for key, shape in zip(call.inputs + call.outputs, call.given + call.shapes)}
@@ -82,7 +82,7 @@ def find_cut(flat):
     again, places = 0, []
     for place in range(len(early), 0, -1):
         # Going back, each layer is one more to compute again; in front of all weights there is nothing to keep.
-        if not any(_weights(call.layer) for call in early[:place]):
+        if not any(weights_of(call.layer) for call in early[:place]):
             break
         size = sum(_bytes(tensors[key].dtype, shapes.get(key, ())) for key in crossing)
         if not (blind and any(_has_mask(tensors[key]) for key in crossing)):
@@ -105,13 +105,18 @@ def find_cut(flat):
 
 def is_random(layer):
     """Does the layer do something else in every training step: dropout, noise, augmentation?"""
-    return any(_draws(inner) for inner in (sublayers(layer) if hasattr(layer, "_flatten_layers") else [layer]))
+    return any(_draws(inner) for inner in _inside(layer))
 
 
 def augments(layer):
     """Does the layer change pictures at random while it trains, as ``RandomFlip`` does?"""
-    kinds = [type(inner).__name__ for inner in (sublayers(layer) if hasattr(layer, "_flatten_layers") else [layer])]
+    kinds = [type(inner).__name__ for inner in _inside(layer)]
     return any(kind.startswith("Random") or kind in ("AugMix", "CutMix", "MixUp", "RandAugment") for kind in kinds)
+
+
+def _inside(operation):
+    """A layer and those inside it; an operation such as ``x + y`` has none."""
+    return sublayers(operation) if hasattr(operation, "_flatten_layers") else [operation]
 
 
 def _draws(layer):
@@ -127,12 +132,12 @@ def _draws(layer):
 def _moving(flat, calls):
     """For each call: does training change what it puts out?"""
     variables = {id(v) for v in flat.trainable_variables}
-    moving = [any(id(w) in variables for w in _weights(call.layer)) or _counts(call.layer) for call in calls]
+    moving = [any(id(w) in variables for w in weights_of(call.layer)) or _counts(call.layer) for call in calls]
     _pass_on(calls, moving)
     # Dropout between the last weights that stand still and the first that move belongs to these: it must go on.
     near = set()
     for i in reversed(range(len(calls))):
-        feeds = not near.isdisjoint(calls[i].outputs) and not _weights(calls[i].layer)
+        feeds = not near.isdisjoint(calls[i].outputs) and not weights_of(calls[i].layer)
         if feeds and not moving[i] and is_random(calls[i].layer):
             moving[i] = True
         if moving[i] or feeds:
@@ -160,12 +165,6 @@ def _counts(layer):
         or isinstance(inner, keras.layers.SpectralNormalization)  # its vectors move in training, frozen or not
         for inner in sublayers(layer)
     )
-
-
-def _weights(operation):
-    import keras
-
-    return () if isinstance(operation, keras.layers.Normalization) else getattr(operation, "weights", ())
 
 
 def _reads_masks(call, tensors):

@@ -21,13 +21,12 @@ from thaw.tuning.flatten import CannotSplit, flatten
 from thaw.tuning.freeze import freeze
 from thaw.tuning.fresh_optimizer import fresh_optimizer
 from thaw.tuning.movement import alarms, movement
-from thaw.tuning.part import part
 from thaw.tuning.per_stage import per_stage
 from thaw.tuning.precompute import precompute_phase
 from thaw.tuning.preflight import preflight
 from thaw.tuning.run_identity import run_identity
 from thaw.tuning.schedule import schedule
-from thaw.tuning.split import find_cut, is_random
+from thaw.tuning.split import find_cut
 from thaw.tuning.stop_when_not_finite import StopWhenNotFinite
 
 
@@ -82,6 +81,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
     found = preflight(model, train, plan, batch_size=batch_size, validation=validation)
     if any(finding.level == "error" for finding in found):
         raise ValueError(" ".join(str(finding) for finding in found if finding.level == "error"))
+    stages = stages_of(model)
     settings = dict(model._compile_config.config)  # what the user gave to compile, as it was given
     with contextlib.ExitStack() as stack:
         if folder is None:
@@ -91,8 +91,8 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
             work.mkdir(parents=True, exist_ok=True)
         run = _Run(
             model=model,
-            stages=stages_of(model),
-            cuts=_cuts(model, plan),
+            stages=stages,
+            cuts=_cuts(model, stages, plan),
             start=[w.numpy() for w in model.weights] if any(phase.anchor for phase in plan) else None,
             settings=settings,
             best=BestWeights(model, _monitor(settings, validation)),
@@ -171,12 +171,8 @@ class _Cuts:
     nonce: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
     private: set = dataclasses.field(default_factory=set)  # folders of what only this run can use
 
-    def standing(self, index):
-        """The layers in front of the cut of a phase."""
-        return part(self.flat, None, self.by_phase[index]).layers
 
-
-def _cuts(model, plan):
+def _cuts(model, stages, plan):
     try:
         flat = flatten(model)
     except CannotSplit as reason:
@@ -190,7 +186,7 @@ def _cuts(model, plan):
             return str(reason)
 
     by_phase = [cut(phase.train, phase.batchnorm) for phase in plan]
-    by_stage = [cut(n) for n in range(len(stages_of(model)) - 1)]
+    by_stage = [cut(n) for n in range(len(stages) - 1)]
     return _Cuts(flat, by_phase, [tensors for tensors in by_stage if not isinstance(tensors, str)])
 
 
@@ -209,12 +205,9 @@ def _run_phase(run, plan, train, validation, saved):
         # The loop of the design: cut, run what stands still once, compile what moves, fit it.
         try:
             fitted, train, validation = precompute_phase(run.cuts, plan, (train, validation), run)
-            random = [layer.name for layer in run.cuts.standing(log["phase"]) if is_random(layer)]
-            note = f"{', '.join(random)} stand still too: what they do at random is off." if random else None
         except CannotSplit as reason:
-            fitted, note = model, f"all of the model is computed in every epoch: {reason}."
-        if note and f'Phase "{phase.name}": {note}' not in log["notes"]:
-            log["notes"].append(f'Phase "{phase.name}": {note}')
+            fitted, note = model, f'Phase "{phase.name}": all of the model is computed in every epoch: {reason}.'
+            log["notes"] += [note] if note not in log["notes"] else []
         try:
             _fit(run, phase, fitted, train, validation, start, saved)
         except FloatingPointError:
