@@ -254,7 +254,7 @@ BAD = {
     "no such run": (["evaluate", "nowhere"], "nowhere"),
     "data of other classes": (["evaluate", "{run}", "{other}"], "does not know; it knows 0, 1, 4"),
     "nothing to check": (["check", "nowhere"], "nowhere does not exist"),
-    "a text as a model": (["check", "{text}"], "could not be opened"),
+    "a text as a model": (["check", "{text}"], "is not a Keras model; expected a file made by model.save"),
     "stages of nothing": (["stages", "nothing.keras"], "nothing.keras"),
     "unknown command": (["tuna"], "tuna"),
     "unknown option": (["stages", "--depth"], "--depth"),
@@ -333,3 +333,31 @@ def test_demo_table_is_the_published_split(tmp_path):
     assert splits.count("test") == 656
     assert splits.count("val") == 197
     assert sum(row["label"] == "defective" for row in rows) == 106 + 715
+
+
+def test_what_it_knew_before(place, tmp_path, capsys):
+    """Pictures of the old task and a budget, from the command line; a run that cannot hold it is written."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    body = keras.saving.load_model(place / "small.keras")
+    x = layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(body.output))
+    keras.Model(body.input, x).save(tmp_path / "knowing.keras")
+    command = tune(place, tmp_path / "run", "--retain", place / "digits/0", "--max-forgetting", 0)
+    command[command.index(place / "small.keras")] = tmp_path / "knowing.keras"
+    code = thaw(*command, "--json")
+    said = capsys.readouterr()
+    assert code in (0, 4), said.err
+    found = json.loads(said.out)["retention"]
+    assert found["score"] == "agreement"
+    assert "The old pictures have no labels; what counts is" in said.err
+    assert re.search(r"epoch .* kept [01]\.\d{3} ", said.err)
+    assert code == (0 if found["inside"] else 4)
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["retention"] == found
+    assert "retention" in (tmp_path / "run/history.csv").read_text().splitlines()[0]
+    command[2:4] = ["-o", tmp_path / "none"]
+    command[command.index(tmp_path / "knowing.keras")] = place / "small.keras"
+    assert thaw(*command) == 2
+    assert "has no head of its own" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -46,7 +46,8 @@ def test_rows_of_both_caches(kept):
     assert rows["decoded", 5]["rows"] == 1
     shelf = rows["activations", None]
     assert shelf["about"]["model"] == "small"
-    assert shelf["rows"] == 5
+    assert (shelf["rows"], shelf["pictures"]) == (5, 5)
+    assert shelf["told"] == "small"
     assert shelf["bytes"] == size_of(kept / "activations") - (kept / "activations/5eed/about.json").stat().st_size
     assert shelf["path"] == str(kept / "activations" / "5eed")
     assert shelf["last_used"].startswith("20")
@@ -57,7 +58,8 @@ def test_rows_of_both_caches(kept):
 def test_a_table_and_json(kept, capsys):
     assert thaw("cache") == 0
     shown = capsys.readouterr().out
-    assert "model small" in shown
+    assert "small" in shown
+    assert "pictures of 4 x 4" in shown
     assert "ffff" not in shown
     assert thaw("cache", "--json") == 0
     assert json.loads(capsys.readouterr().out) == cache_folder()
@@ -108,3 +110,24 @@ def test_no_keras_is_imported_for_it(kept):
     assert done.returncode == 0, done.stderr
     assert "decoded" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_what_is_kept_is_said_in_words(kept):
+    about = {"model": "lite", "stages": 3, "behind": "block4_add", "precision": "float16"}
+    shelf = ActivationCache().shelf("ab", about, [((2,), "float32")])
+    ids = np.array([[7, 0], [7, 1], [8, 0], [8, 1]])
+    with shelf.writer(4) as writer:
+        writer.add(ids, [np.ones((4, 2), "float32")])
+    row = next(row for row in cache_folder() if row["about"].get("model") == "lite")
+    assert row["told"] == "lite, stages 1 to 3, to block4_add, half precision"
+    assert (row["pictures"], row["rows"]) == (2, 4)
+    assert next(row for row in cache_folder() if row["about"].get("image_size") == 5)["told"] == "pictures of 5 x 5"
+
+
+def test_what_a_killed_comparison_left_is_cleared(kept):
+    left = kept / "compare-x/activations/ab"
+    left.mkdir(parents=True)
+    (left / "0.npy").write_bytes(b"x" * 100)
+    before = sum(row["bytes"] for row in cache_folder())
+    assert clear_cache() == before + 100
+    assert not (kept / "compare-x").exists()

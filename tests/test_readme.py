@@ -40,7 +40,7 @@ COMMANDS = [pytest.param(words, id=f"{page.name}:{line}") for page in PAGES for 
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """A place with ``photos/`` in it: two classes of twenty small pictures that can be told apart."""
+    """A place with ``photos/`` in it, two classes of small pictures that can be told apart, and ``old-photos/``."""
     import numpy as np
     from PIL import Image
 
@@ -51,6 +51,10 @@ def photos(tmp_path, monkeypatch):
         for i in range(20):
             pixels = np.clip(rng.normal(colour, 40, (48, 48, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).resize((96, 96), Image.Resampling.NEAREST).save(folder / f"{i:02}.png")
+    (tmp_path / "old-photos").mkdir()
+    for i in range(20):  # of what the backbone knew, in no classes
+        pixels = rng.integers(0, 256, (12, 12, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((96, 96)).save(tmp_path / "old-photos" / f"{i:02}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

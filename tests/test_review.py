@@ -94,9 +94,9 @@ def test_a_copy_outside_the_class_folders_is_left_out(tmp_path):
 
 
 def test_a_table_shows_brackets_as_they_are(capsys):
-    from thaw.cli import _table
+    from thaw.printing import print_table
 
-    _table(["file"], [("pic[red].jpg",), ("[/b].jpg",)])
+    print_table(["file"], [("pic[red].jpg",), ("[/b].jpg",)])
     said = capsys.readouterr().out
     assert "pic[red].jpg" in said
     assert "[/b].jpg" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -122,7 +123,7 @@ class Examples:
 
         order = tf.data.Dataset.range(len(self)).map(lambda i: (i, tf.constant(view or 0, tf.int64)))
         augmented = view is not None and self.augment is not None
-        return self._batches(order, batch_size, seed, augmented).prefetch(2)
+        return _steady(self._batches(order, batch_size, seed, augmented).prefetch(2))
 
     def epochs(self, batch_size, seed, first=0, views=None):
         """An endless ``tf.data.Dataset`` of shuffled, augmented batches, epoch after epoch.
@@ -151,14 +152,16 @@ class Examples:
         epochs = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
         drawn = 0 if views else seed
         # Batches never straddle two epochs.
-        return epochs.flat_map(
-            lambda epoch: self._batches(order(epoch), batch_size, drawn, self.augment is not None)
-        ).prefetch(4)
+        return _steady(
+            epochs.flat_map(
+                lambda epoch: self._batches(order(epoch), batch_size, drawn, self.augment is not None)
+            ).prefetch(4)
+        )
 
     def _batches(self, order, batch_size, seed, augmented):
         import tensorflow as tf
 
-        parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+        parallel = {"num_parallel_calls": os.cpu_count() or 1, "deterministic": True}
         if self.load is None and not augmented:
             return order.batch(batch_size).map(self._gather, **parallel)
         keys = tf.constant(self.content_keys)
@@ -249,3 +252,13 @@ def _each(function, x):
     if isinstance(x, dict):
         return {name: function(part) for name, part in x.items()}
     return tuple(map(function, x)) if isinstance(x, tuple) else function(x)
+
+
+def _steady(dataset):
+    """The same data set without tf.data's tuning of itself, whose thread sleeps up to a minute between two looks: who
+    drops the data set, as ``fit`` does at its end, waits for it to wake."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)

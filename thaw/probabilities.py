@@ -38,7 +38,7 @@ def probabilities(model, batches, examples=None):
         rows = list(_scores(model, batches, examples))
     if not rows:
         raise ValueError("There are no inputs; expected at least one batch.")
-    return _as_probabilities(model, np.concatenate(rows))
+    return as_probabilities(model, np.concatenate(rows))
 
 
 def _scores(model, batches, examples):
@@ -64,7 +64,8 @@ def _scores(model, batches, examples):
             yield np.asarray(out[0], np.float64)
 
 
-def _as_probabilities(model, out):
+def as_probabilities(model, out):
+    """What a model put out, float64 ``(n, classes)`` or ``(n, 1)``, as one probability for each class."""
     if out.ndim != 2:
         raise ValueError(
             f"{model.name} puts out shape {out.shape[1:]} for one input; expected a score for each class. "

@@ -50,6 +50,7 @@ class Progress(keras.callbacks.Callback):
 
     Args:
         console: a ``rich`` console; stderr by default.
+        lines: without them there is the bar alone, and a line for each run where there are many.
 
     Example:
         >>> import io
@@ -59,10 +60,11 @@ class Progress(keras.callbacks.Callback):
         ...     shown.on_epoch_begin(0)
     """
 
-    def __init__(self, console=None):
+    def __init__(self, console=None, lines=True):
         super().__init__()
-        self.console = console or Console(stderr=True, highlight=False, markup=False)
-        self.bars = _bars(self.console)
+        self.told = console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self.console = self.told if lines else Console(quiet=True)
+        self.bars = _bars(self.told)
         self.phase, self.task, self.first = "", None, None
 
     def __enter__(self):
@@ -72,9 +74,30 @@ class Progress(keras.callbacks.Callback):
     def __exit__(self, *error):
         self.bars.stop()
 
+    def on_way_begin(self, way, seed, epochs, done, total):
+        passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        self.told.print(f"{done + 1} of {total}: {way}, seed {seed}, {passes}", soft_wrap=True)
+
+    def on_trial(self, number, total, name):
+        self._bar(f"trying {name}", number - 1, total)
+
+    def on_trial_end(self, trial):
+        score = "diverged" if trial.score != trial.score else f"{trial.score:.3f}"
+        self.console.print(f"  tried {trial.name}, {trial.epochs} epochs: {score}")
+
+    def on_advice(self, advice):
+        if self.task is not None:
+            self.bars.remove_task(self.task)
+            self.task = None
+        for reason in advice.reasons:
+            self.console.print(f"advice: {reason}")
+
     def on_preflight(self, findings):
         for finding in findings:
             self.console.print(f"{finding.level}: {finding}", style="bold yellow")
+
+    def on_resume(self, phase, epoch):
+        self.console.print(f"going on at epoch {epoch + 1} of phase {phase.name}")
 
     def on_phase_begin(self, phase, moving):
         self.phase, self.first = phase, None
@@ -103,8 +126,11 @@ class Progress(keras.callbacks.Callback):
             for name, value in logs.items()
             if name.startswith("val_") and name != "val_loss"
         ]
+        if "retention" in logs:  # the old task beside the new one
+            shown.append(f"kept {logs['retention']:.3f}")
         seconds = time.monotonic() - self.began
-        self.console.print(f"  epoch {epoch + 1:>3} of {self.params['epochs']}  {'  '.join(shown)}  {seconds:.1f} s")
+        line = f"  epoch {epoch + 1:>3} of {self.params['epochs']}  {'  '.join(shown)}  {seconds:.1f} s"
+        self.console.print(line, soft_wrap=True)  # in a log it stays one line
 
     def on_phase_end(self, phase, moved, notes):
         if self.task is not None:

@@ -230,7 +230,7 @@ def test_near_identical_pictures_in_several_given_splits_are_said(tmp_path, load
     photo(tmp_path / "photos/test/cat/photo.png", 1)
     Image.open(tmp_path / "photos/test/cat/photo.png").save(tmp_path / "photos/train/cat/again.jpg", quality=95)
     assert any(
-        "1 clusters of near-identical pictures are in several splits" in n for n in load(tmp_path / "photos").notes
+        "1 cluster of near-identical pictures is in several splits" in n for n in load(tmp_path / "photos").notes
     )
 
 

@@ -61,3 +61,12 @@ def test_a_stage_that_is_not_there():
     with pytest.raises(ValueError, match='The model has no stage "stage7"'):
         dry_run(model, Plan([PLAN[0], Phase(name="b", epochs=1, train="stage7")]), (4, 4), measure=False)
     assert [layer.trainable for layer in model._flatten_layers()] == flags
+
+
+def test_a_sequential_model_that_nobody_has_called():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(2, "softmax")])
+    plan = Plan([Phase(name="all", epochs=2)])
+    (found,) = dry_run(model, plan, (40, 10))
+    assert 0 < found.once < found.seconds
+    (longer,) = dry_run(model, Plan([Phase(name="all", epochs=10**6)]), (40, 10))
+    assert longer.seconds - longer.once > 1000 * (found.seconds - found.once)

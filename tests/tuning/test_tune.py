@@ -424,3 +424,26 @@ def test_notes_are_not_repeated_when_a_run_goes_on(tmp_path, monkeypatch):
     _, resumed = run(plan, folder=tmp_path)
     _, whole = run(plan)
     assert resumed.notes == whole.notes
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("kind", ["anchored", "per_stage"])
+def test_an_optimizer_that_was_changed_is_refused_and_not_lost(kind, scaled):
+    """tune makes fresh optimizers, which would not have what was put on this one."""
+    from thaw.stages import stages_of
+    from thaw.tuning.anchored import anchored
+    from thaw.tuning.per_stage import per_stage
+
+    model = net()
+    optimizer = keras.optimizers.Adam(1e-3)
+    changed = anchored(optimizer, model, 0.1) if kind == "anchored" else per_stage(optimizer, stages_of(model), 0.5)
+    if scaled:
+        changed = keras.optimizers.LossScaleOptimizer(changed)
+    model.compile(changed, "sparse_categorical_crossentropy")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"The Adam optimizer was changed .* Phase\(anchor=\.\.\.\)"):
+        run([phase()], model)
+    assert all(map(np.array_equal, model.get_weights(), before))
+    assert model.optimizer is changed
+    model.compile("adam", "sparse_categorical_crossentropy")  # by its name, nothing can be lost
+    run([phase(epochs=1)], model)

@@ -242,16 +242,24 @@ def _say_near(clusters, good, labels, part, notes) -> None:
     near = [indices for indices in members.values() if len(indices) > 1]
     if near:
         count = sum(map(len, near))
-        notes.append(f"{count} pictures are near-identical to others, in {len(near)} clusters.")
+        notes.append(f"{count} pictures are near-identical to others, in {_clusters(len(near))}.")
     torn = [indices for indices in near if len({part[i] for i in indices}) > 1]
     if torn:
+        are = "is" if len(torn) == 1 else "are"
         notes.append(
-            f"{len(torn)} clusters of near-identical pictures are in several splits, as given (first: "
+            f"{_clusters(len(torn))} of near-identical pictures {are} in several splits, as given (first: "
             f"{part[torn[0][0]]} and others): the scores may flatter."
         )
     mixed = [indices for indices in near if len({labels[i] for i in indices}) > 1]
     if mixed:
-        notes.append(f"{len(mixed)} clusters of near-identical pictures hold different classes: look at their labels.")
+        hold = "holds" if len(mixed) == 1 else "hold"
+        notes.append(
+            f"{_clusters(len(mixed))} of near-identical pictures {hold} different classes: look at their labels."
+        )
+
+
+def _clusters(count):
+    return "1 cluster" if count == 1 else f"{count} clusters"
 
 
 def _shown(path: str) -> str:

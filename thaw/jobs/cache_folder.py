@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import shutil
 from pathlib import Path
 
 
@@ -17,7 +18,8 @@ def cache_folder(folder=None):
 
     Returns:
         A list of dicts, the least recently used first: ``what`` (``"activations"`` or ``"decoded"``), ``about``
-        (a dict: from which model, at which size ...), ``rows``, ``bytes``, ``last_used`` (UTC, ISO 8601), ``path``.
+        (a dict: from which model, at which size ...), ``told`` (the same for people), ``pictures``, ``rows`` (all
+        versions of them), ``bytes``, ``last_used`` (UTC, ISO 8601), ``path``.
 
     Example:
         >>> import tempfile
@@ -58,6 +60,9 @@ def clear_cache(folder=None):
     for file, _, stat in _entries(root):
         file.unlink(missing_ok=True)
         freed += stat.st_size
+    for left in root.glob("compare-*"):  # of a comparison that goes on, or was killed
+        freed += sum(file.stat().st_size for file in left.rglob("*") if file.is_file())
+        shutil.rmtree(left, ignore_errors=True)
     for half in (root / "decoded").glob("[0-9a-f][0-9a-f]"):
         try:
             half.rmdir()
@@ -85,14 +90,40 @@ def _activations(root):
             about = json.loads((shelf / "about.json").read_text(encoding="utf-8"))["about"]
         except (OSError, ValueError, KeyError, TypeError):
             pass  # made again by the next run
+        about = about if isinstance(about, dict) else {}
         yield {
             "what": "activations",
-            "about": about if isinstance(about, dict) else {},
+            "about": about,
+            "told": _told(about),
+            "pictures": _pictures(path for _, _, path in mine),
             "rows": sum(_rows(path) for _, _, path in mine),
             "bytes": sum(size for _, size, _ in mine),
             "last_used": _time(last / 1e9),
             "path": str(shelf),
         }
+
+
+def _told(about):
+    """Which model it is from, and how far into it, in words."""
+    told = str(about.get("model", "a model"))
+    if isinstance(about.get("stages"), int):
+        told += ", stage 1" if about["stages"] == 1 else f", stages 1 to {about['stages']}"
+    if about.get("behind"):
+        told += f", to {about['behind']}"
+    return told + (", half precision" if about.get("precision") == "float16" else "")
+
+
+def _pictures(segments):
+    """How many examples: each may be there in several versions."""
+    import numpy as np
+
+    found = [np.empty(0, np.int64)]
+    for segment in segments:
+        try:
+            found.append(np.load(segment / "ids.npy", allow_pickle=False)[:, 0])
+        except (OSError, ValueError, IndexError, EOFError):
+            continue  # damaged, which the next run finds, or just removed
+    return len(np.unique(np.concatenate(found)))
 
 
 def _rows(segment):
@@ -111,6 +142,8 @@ def _decoded(root):
         yield {
             "what": "decoded",
             "about": {"image_size": size},
+            "told": f"pictures of {size} x {size}",
+            "pictures": len(stats),
             "rows": len(stats),
             "bytes": sum(stat.st_size for stat in stats),
             "last_used": _time(max(max(stat.st_mtime, stat.st_atime) for stat in stats)),

@@ -1,6 +1,5 @@
 """Look at a model, a run or a data set before it costs anything."""
 
-import zipfile
 from pathlib import Path
 
 
@@ -48,12 +47,20 @@ def check_path(path, *, image_size=224, progress=None):
 def _model(path):
     import keras
 
+    from thaw.backbones.model_file import model_file
     from thaw.tuning.preflight import preflight
 
+    model, more = model_file(path), []  # which refuses code, and says what is damaged
     try:
         # Compiled, as the user compiled it: that is half of what there is to look at.
         model = keras.saving.load_model(path, safe_mode=True, compile=True)
-    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} could not be opened as a Keras model: {first}") from error
-    return [{"level": f.level, "what": f.what, "fix": f.fix} for f in preflight(model)]
+    except Exception as error:  # a loss or a metric of somebody's raises almost anything
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        more.append(
+            {
+                "level": "warning",
+                "what": f"It cannot be compiled as it was saved ({first}), so its loss and rate were not looked at.",
+                "fix": "Register its loss and metrics with keras.saving.register_keras_serializable.",
+            }
+        )
+    return more + [{"level": f.level, "what": f.what, "fix": f.fix} for f in preflight(model)]

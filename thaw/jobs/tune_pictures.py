@@ -1,12 +1,14 @@
 """The main job: pictures and a backbone in, a run folder out."""
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 
 
-def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callbacks=()):
+def tune_pictures(pictures, out, *, backbone, plan=None, batch_size=32, seed=0, callbacks=()):
     """Fine-tune a backbone on pictures and leave a run folder.
 
     The model is trained by ``plan``, measured on the test pictures (on the validation pictures where there
@@ -17,15 +19,20 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
     Args:
         pictures: from :func:`thaw.images`; its ``train`` may have an ``augment``.
         out: the run folder; made if need be.
-        backbone: from :func:`thaw.backbone`, without a head, for pictures of the same size.
-        plan: a :class:`thaw.Plan`.
+        backbone: from :func:`thaw.backbone`, for pictures of the same size. With its head, which is taken off, it
+            is measured what the tuning makes it forget. An :class:`thaw.OldTask`, as :func:`thaw.old_task` opens
+            one, also brings pictures of what it knew before, and a budget of forgetting.
+        plan: a :class:`thaw.Plan`; or an :class:`thaw.advising.advise.Advisor`, which looks for one first; ``None`` for
+            the usual advisor. The advice is kept: a run that goes on does not look for another.
         batch_size: pictures in a batch.
         seed: of the order, the augmentation, and the intervals of the measurement.
         callbacks: Keras callbacks, as in :func:`thaw.tune`.
 
     Returns:
         ``(model, metrics, history)``: a plain ``keras.Model``, what :func:`thaw.evaluate` measured on the split
-        named by ``metrics["split"]``, and the ``keras.callbacks.History``.
+        named by ``metrics["split"]``, and the ``keras.callbacks.History``. ``metrics["retention"]`` says what is
+        forgotten, where that can be measured: ``before``, ``after`` and ``forgotten``, with intervals; with a budget
+        also whether the run is ``inside`` it, and what was ``chosen`` where its best epoch was not.
 
     Raises:
         ValueError: a mistake found before the first step, or a folder that holds another run.
@@ -40,14 +47,21 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
     """
     import keras
 
+    from thaw.advising.advise import Advisor
+    from thaw.advising.trials import begin_anew
+    from thaw.jobs.advised_plan import RECORD, advised_plan
+    from thaw.jobs.forgetting import Forgetting
+    from thaw.jobs.old_task import OldTask
+    from thaw.jobs.picture_model import picture_model
     from thaw.measuring.evaluate import evaluate
     from thaw.shipping.lock_run import lock_run
     from thaw.shipping.run_folder import refuse_finished, write_run
     from thaw.shipping.write_atomically import write_atomically
-    from thaw.tuning.attach_head import attach_head
     from thaw.tuning.tune import tune
 
     out = Path(out)
+    old = OldTask.of(backbone)
+    backbone = old.backbone
     train = pictures.train.weighted(pictures.class_weight)
     size = backbone.input_shape[1:]
     if len(size) != 3 or size[0] != size[1] or size[2] != 3 or size[0] is None:
@@ -58,12 +72,15 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
     with lock_run(out):
         refuse_finished(out)
         work = out / "unfinished"
-        model = attach_head(backbone, len(pictures.labels), seed=seed)
-        model.compile(
-            keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0),
-            "sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-        )
+        model = picture_model(backbone, len(pictures.labels), seed)
+        advisor = Advisor(minutes=None, batch_size=batch_size, seed=seed) if plan is None else plan
+        if isinstance(advisor, Advisor):
+            advisor = dataclasses.replace(advisor, callbacks=(*advisor.callbacks, *callbacks))
+        advised = advised_plan(advisor, model, (train, pictures.validation), work, scratch=old.max_forgetting is None)
+        plan = advised.plan
+        forgetting = Forgetting(old, model, pictures, work, batch_size=batch_size, seed=seed)
+        if advised.scratch:  # after what is forgotten was looked at
+            begin_anew(model, train, seed)
         board = keras.callbacks.TensorBoard(out / "tensorboard", write_graph=False)
         try:
             history = tune(
@@ -72,19 +89,22 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
                 (train, pictures.validation),
                 batch_size=batch_size,
                 seed=seed,
-                callbacks=[*callbacks, board],
+                callbacks=[*forgetting.callbacks, *callbacks, board],
                 folder=work,
             )
         except FloatingPointError as error:
             model.compiled = False
             kept = write_atomically(out / "last-good.keras", model.save)
             raise FloatingPointError(f"{error} The last good weights are in {kept}.") from error
+        forgotten = forgetting.settle(plan)
         split = "test" if pictures.test is not None else "validation"
         metrics = {"split": split} | evaluate(
             model, getattr(pictures, split), labels=pictures.labels, batch_size=batch_size, seed=seed
         )
         measured = getattr(pictures, split).y
         metrics["moved"] = history.moved
+        if forgotten is not None:
+            metrics["retention"] = forgotten
         metrics["majority"] = float(np.bincount(measured).max() / len(measured))
         low = metrics["accuracy"]["low"]
         if low is None or low <= metrics["majority"]:  # a single test picture allows no interval
@@ -92,7 +112,10 @@ def tune_pictures(pictures, out, *, backbone, plan, batch_size=32, seed=0, callb
                 f"The accuracy cannot be told from {metrics['majority']:.3f}, which always naming the commonest class "
                 "gives."
             )
-        metrics["notes"] = [*pictures.notes, *history.notes, *metrics["notes"]]
+        metrics["notes"] = [*pictures.notes, *advised.notes, *history.notes, *forgetting.notes, *metrics["notes"]]
+        if advised.advice is not None:
+            text = json.dumps(advised.advice, indent=2, ensure_ascii=False) + "\n"
+            write_atomically(out / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
         # Not compiled: a fresh optimizer in the file would make Keras warn whoever opens it.
         model.compiled = False
         write_run(

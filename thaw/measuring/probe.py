@@ -137,6 +137,22 @@ def probe(model, data, *, folds=5, most=5000, batch_size=32, regression=False, s
         (['stage1'], 2, True)
     """
     features, y = stage_features(model, data, most=most, batch_size=batch_size, seed=seed)
+    return probe_features(features, y, folds=folds, regression=regression, seed=seed)
+
+
+def probe_features(features, y, *, folds=5, regression=False, seed=0):
+    """The second half of :func:`probe`, for features that are there already.
+
+    Args:
+        features: ``{stage: (n, width)}``, from :func:`thaw.stage_features`.
+        y: the labels, as in :func:`probe`.
+        folds: of the cross-validation.
+        regression: the labels are numbers, not classes.
+        seed: of the folds, and the resampling behind R²'s interval.
+
+    Returns:
+        :class:`Probe`.
+    """
     if regression:
         targets, labels = _numbers(y), np.zeros(len(y), np.int64)
     else:

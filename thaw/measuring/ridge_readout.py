@@ -44,11 +44,22 @@ def ridge_readout(features, targets, fold):
     predicted = np.empty_like(targets)
     for f in np.unique(fold):
         out = fold == f
-        predicted[out] = _predict(features[~out].astype(np.float64), targets[~out], features[out])
+        predicted[out] = ridge_predict(features[~out], targets[~out], features[out])
     return predicted
 
 
-def _predict(x, y, new):
+def ridge_predict(x, y, new):
+    """One fit of :func:`ridge_readout`: fitted to some examples, told of others.
+
+    Args:
+        x: ``(n, d)`` features to fit to.
+        y: ``(n, t)`` float64 targets.
+        new: ``(m, d)`` features of the others.
+
+    Returns:
+        Float64 ``(m, t)``.
+    """
+    x = x.astype(np.float64)
     mean, scale = x.mean(axis=0), x.std(axis=0)
     # A feature that is the same everywhere in the fitted folds says nothing; rounding may give it some spread.
     varies = scale > 1e-7 * np.abs(mean)

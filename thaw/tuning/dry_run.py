@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from thaw.forward import forward
-from thaw.stages import stages_of
+from thaw.stages import graph_of, stages_of
 from thaw.tuning.flatten import CannotSplit
 from thaw.tuning.freeze import freeze
 from thaw.tuning.split import split
@@ -23,6 +23,7 @@ class Forecast:
         parameters: how many weights move.
         rates: peak learning rate of each moving stage, by name.
         seconds: estimated from a few batches of noise, with the first compilation; reading the data not counted.
+        once: how many of these go by before the first epoch: what stands still, and the compilation.
     """
 
     phase: str
@@ -30,6 +31,7 @@ class Forecast:
     parameters: int
     rates: dict[str, float]
     seconds: float
+    once: float = 0.0
 
 
 def dry_run(model, plan, counts, *, batch_size=32, measure=True):
@@ -70,8 +72,9 @@ def dry_run(model, plan, counts, *, batch_size=32, measure=True):
             depth = {stage.name: i for i, stage in enumerate(reversed(stages))}
             rates = {s.name: phase.learning_rate * phase.stage_decay ** depth[s.name] for s in moving}
             parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-            seconds = _seconds(model, phase, counts, batch_size, kept_before) if measure else 0.0
-            forecasts.append(Forecast(phase.name, tuple(s.name for s in moving), parameters, rates, seconds))
+            once, epoch = _seconds(model, phase, counts, batch_size, kept_before) if measure else (0.0, 0.0)
+            seconds = once + phase.epochs * epoch
+            forecasts.append(Forecast(phase.name, tuple(s.name for s in moving), parameters, rates, seconds, once))
     finally:
         for layer, flag in flags.items():
             layer._trainable = flag
@@ -84,6 +87,7 @@ def dry_run(model, plan, counts, *, batch_size=32, measure=True):
 
 
 def _seconds(model, phase, counts, batch_size, kept):
+    """Before the first epoch, and in each."""
     import keras
     import tensorflow as tf
 
@@ -92,7 +96,7 @@ def _seconds(model, phase, counts, batch_size, kept):
     if phase.views:
         with contextlib.suppress(CannotSplit):
             prefix, suffix = split(model)
-    x = keras.tree.map_structure(lambda t: _noise((batch_size, *t.shape[1:]), t.dtype), model.input)
+    x = keras.tree.map_structure(lambda t: _noise((batch_size, *t.shape[1:]), t.dtype), graph_of(model).input)
     once = 0.0
     if prefix is not None:
         batches = train * (phase.versions - kept) + (0 if kept else validation)
@@ -109,7 +113,7 @@ def _seconds(model, phase, counts, batch_size, kept):
 
     training, compiling = _timed(step, x)
     checking, more = _timed(tf.function(lambda x: suffix(x, training=False)), x)
-    return once + compiling + more + phase.epochs * (train * training + validation * checking)
+    return once + compiling + more, train * training + validation * checking
 
 
 def _noise(shape, dtype):

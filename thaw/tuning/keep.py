@@ -13,6 +13,7 @@ import numpy as np
 
 from thaw.examples import Examples
 from thaw.forward import FEW, forward, work_of
+from thaw.stages import stages_of
 from thaw.tuning.activation_cache import ActivationCache
 from thaw.tuning.prefix_identity import prefix_identity
 
@@ -102,6 +103,8 @@ class Place:
             identity = digest.hexdigest()
         last = [layer.name for layer in prefix.layers][-1:]
         about = {"model": prefix.name, "behind": ", ".join(last)}
+        with contextlib.suppress(ValueError):  # of a prefix without weights there is none
+            about["stages"] = len(stages_of(prefix))
         return cls(tensors, identity, tuple(outputs), named is not None, about)
 
 

@@ -49,8 +49,8 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         seed: of the order of the examples and of their augmentation.
         callbacks: Keras callbacks. They see the whole model also while only a part of it is computed. One that
             steers the learning rate needs a phase with ``schedule="constant"`` and ``warmup=0``. Where a callback
-            has ``on_preflight(findings)``, ``on_phase_begin(phase, moving)``, ``on_precompute(done, total)`` or
-            ``on_phase_end(phase, moved, notes)``, it is called too.
+            has ``on_preflight(findings)``, ``on_resume(phase, epoch)``, ``on_phase_begin(phase, moving)``,
+            ``on_precompute(done, total)`` or ``on_phase_end(phase, moved, notes)``, it is called too.
         folder: where the run is kept after each epoch, so that the same call goes on where it stopped.
 
     Returns:
@@ -59,7 +59,8 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         there is to say.
 
     Raises:
-        ValueError: a mistake that was found before the first step, or a folder with another run.
+        ValueError: a mistake that was found before the first step, an optimizer that was changed on the instance
+            (by :func:`thaw.anchored` or :func:`thaw.per_stage`), or a folder with another run.
         FloatingPointError: the loss became NaN or infinite; the last good weights are back in the model.
 
     Example:
@@ -83,6 +84,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         raise ValueError(" ".join(str(finding) for finding in found if finding.level == "error"))
     stages = stages_of(model)
     settings = dict(model._compile_config.config)  # what the user gave to compile, as it was given
+    _refuse_changed(settings["optimizer"])
     with contextlib.ExitStack() as stack:
         if folder is None:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thaw-")))
@@ -108,6 +110,8 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         if saved is None:
             run.log["notes"] += [str(finding) for finding in found]
         run.tell("on_preflight", found)
+        if saved is not None:
+            run.tell("on_resume", plan[run.log["phase"]], saved[0]["epoch"])
         try:
             for index in range(run.log["phase"], len(plan)):
                 run.log["phase"] = index
@@ -119,6 +123,17 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
             for folder in run.cuts.private:
                 shutil.rmtree(folder, ignore_errors=True)
     return _history(run)
+
+
+def _refuse_changed(optimizer):
+    """Each phase has a fresh optimizer of the same settings; what was put on the instance would be lost silently."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if {"update_step", "_apply_weight_decay"} & set(getattr(inner, "__dict__", ())):
+        raise ValueError(
+            f"The {type(inner).__name__} optimizer was changed on the instance, as anchored and per_stage do, and "
+            "tune makes a fresh one for each phase, which would not have that: compile with a plain optimizer and "
+            "write Phase(anchor=...) or Phase(stage_decay=...), or train with model.fit."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,261 @@
+"""Is advice worth it? On six tasks, the plan of `advise` against the best of an exhaustive search, and their times.
+
+    scripts/setup --benchmarks
+    python benchmarks/advice.py [--tasks few,many,digits,defects,crystals,shuffled] [--seed 0]
+
+The backbone is a small net of four stages that was trained on five kinds of clothes (Fashion-MNIST). The tasks:
+
+- few, many: 200 and 2,000 pictures of the five other kinds of clothes, 28 x 28.
+- digits: 300 handwritten digits (scikit-learn), brought from 8 x 8 to 28 x 28.
+- defects, crystals: 600 solar cells, 48 x 48: defective or not, of one crystal or of many.
+- shuffled: 1,000 of the five other clothes with their pixels in another order, the same for all: pre-training is of
+  no use, and from scratch is as good.
+
+The search trains a head at three rates, and from the best one every number of stages at each of four rates to the end;
+and the whole net from random weights at each of the four, three times as long. It takes what is best on the validation
+data, as a user would. `advise` gets an eighth of the search's work, counted beforehand (`minutes`), and its plan is
+then carried out. Both begin with an empty cache and end with a tuned model; both times are all of that.
+The difference is of the two models on the same test pictures, with a paired 95 % interval: the search's pick, too, is
+one draw. The aim: nowhere more than one point behind, in at most a quarter of the time of all six.
+"""
+
+import argparse
+import importlib.util
+import math
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from clothes import clothes
+from small_net import pre_train, small_net
+
+RATES, HEAD_RATES = (1e-4, 3e-4, 1e-3, 3e-3), (1e-3, 1e-2, 1e-1)
+LONGER = 3  # times as many epochs from scratch
+SHARE = 1 / 8  # of the search's work for the trials of advise
+KNOWN, NEW = (0, 1, 4, 5, 8), (2, 3, 6, 7, 9)
+BATCH = 32
+
+
+def new_clothes(count, validation, seed, shuffled=False):
+    (x, y), (test_x, test_y) = clothes()
+    x, y, test_x, test_y = (
+        part[np.isin(labels, NEW)] for part, labels in zip((x, y, test_x, test_y), (y, y, test_y, test_y))
+    )
+    rows = np.random.default_rng(seed).permutation(len(y))[: count + validation]
+    x, y = np.concatenate([x[rows], test_x]), np.searchsorted(NEW, np.concatenate([y[rows], test_y]))
+    if shuffled:
+        x = x.reshape(len(x), -1)[:, np.random.default_rng(0).permutation(28 * 28)].reshape(x.shape)
+    return x, y, count, validation
+
+
+def handwriting(count, validation, seed):
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    small = np.uint8(load_digits().images * 255 / 16)
+    x = np.stack([Image.fromarray(digit).resize((28, 28), Image.Resampling.BILINEAR) for digit in small])
+    rows = np.random.default_rng(seed).permutation(len(x))
+    return x[rows], load_digits().target[rows], count, validation
+
+
+def solar_cells(count, validation, seed, column):
+    from PIL import Image
+
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None:
+        sys.exit("The photographs are not installed; run scripts/setup, or pip install --no-deps elpv-dataset.")
+    folder = Path(spec.submodule_search_locations[0]) / "data"
+    cells = [line.split() for line in (folder / "labels.csv").read_text().splitlines()]
+    x = np.stack([Image.open(folder / name).convert("L").resize((48, 48), Image.Resampling.BOX) for name, *_ in cells])
+    y = [float(p) > 0.5 if column == "defects" else kind == "mono" for _, p, kind in cells]
+    rows = np.random.default_rng(seed).permutation(len(x))
+    return x[rows], np.array(y)[rows], count, validation
+
+
+# How to get the data, and epochs of the phase that moves the backbone.
+TASKS = {
+    "few": (lambda seed: new_clothes(200, 200, seed), 20),
+    "many": (lambda seed: new_clothes(2000, 500, seed), 6),
+    "digits": (lambda seed: handwriting(300, 300, seed), 15),
+    "defects": (lambda seed: solar_cells(600, 400, seed, "defects"), 8),
+    "crystals": (lambda seed: solar_cells(600, 400, seed, "crystals"), 8),
+    "shuffled": (lambda seed: new_clothes(1000, 500, seed, shuffled=True), 8),
+}
+
+
+def parts_of(x, y, count, validation):
+    """Training, validation and test data, each ``(x, y)``."""
+    from thaw import Examples
+
+    x, y = np.asarray(x, "float32").reshape(len(x), *x.shape[1:3], 1), np.asarray(y).astype("int64")
+    cuts = slice(0, count), slice(count, count + validation), slice(count + validation, None)
+    return [Examples(x=x[cut], y=y[cut]) for cut in cuts]
+
+
+def network(weights, train, seed):
+    """The pre-trained backbone with a new head, compiled."""
+    import keras
+
+    from thaw import attach_head
+
+    keras.utils.set_random_seed(seed)
+    backbone = small_net(train.x.shape[1])
+    backbone.set_weights(weights)
+    model = attach_head(backbone, int(train.y.max()) + 1, seed=seed)
+    optimizer = keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def head_epochs(train):
+    return min(40, max(5, math.ceil(200 / math.ceil(len(train) / BATCH))))
+
+
+def grid(model):
+    """What the search tries: each number of stages, all, and from scratch, at each rate."""
+    from thaw import stages_of
+
+    depths = ["head", *range(1, len(stages_of(model)) - 1), "all", "scratch"]
+    return [(train, rate) for train in depths for rate in RATES]
+
+
+def search(weights, train, validation, epochs, seed):
+    """The best of all on the validation data: what it is, its accuracy there, and the model."""
+    from thaw import Phase, Plan, tune
+    from thaw.advising.trials import begin_anew
+
+    model, start, found = network(weights, train, seed), None, []
+
+    def attempt(what, phase):
+        history = tune(model, Plan([phase]), (train, validation), batch_size=BATCH, seed=seed)
+        found.append((max(history.history["val_accuracy"]), what, model.get_weights()))
+
+    for rate in HEAD_RATES:
+        if start is not None:
+            model.set_weights(start)
+        else:
+            start = model.get_weights()
+        phase = Phase(name="head", train="head", epochs=head_epochs(train), learning_rate=rate, views=1)
+        attempt(f"head at {rate:g}", phase)
+    start = max(found, key=lambda one: one[0])[2]
+    for moved, rate in grid(model):
+        if moved == "scratch":
+            begin_anew(model, train, seed)
+            phase = Phase(name="scratch", epochs=LONGER * epochs, learning_rate=rate, batchnorm="trained")
+        else:
+            model.set_weights(start)
+            decay = 1.0 if moved == "head" else 0.7
+            phase = Phase(name="tune", train=moved, epochs=epochs, learning_rate=rate, stage_decay=decay, views=1)
+        attempt(f"{f'head + {moved}' if isinstance(moved, int) else moved} at {rate:g}", phase)
+    for value, what, _ in found:
+        print(f"    {what}: {value:.3f}", file=sys.stderr)
+    value, what, best = max(found, key=lambda one: one[0])  # of equal ones the first
+    model.set_weights(best)
+    return what, value, model
+
+
+def minutes_for(weights, train, validation, epochs, seed):
+    """A share of the search's work, counted as `advise` counts its own."""
+    from thaw.advising.trial_cost import TrialCost, budget_of
+
+    model = network(weights, train, seed)
+    cost, work = TrialCost(model, 1, BATCH), 0.0
+    for moved, rate in [("head", rate) for rate in HEAD_RATES] + grid(model):
+        passes = {"scratch": LONGER * epochs, "head": head_epochs(train)}.get(moved, epochs)
+        kept = rate != RATES[0]
+        work += cost.of("all" if moved == "scratch" else moved, len(train), len(validation), passes, kept=kept)
+    return SHARE * work / budget_of(1.0)
+
+
+def advised(weights, train, validation, epochs, seed, minutes):
+    """The plan of `advise`, carried out: what it is, its accuracy on the validation data, and the model."""
+    from thaw import advise, tune
+    from thaw.advising.trials import begin_anew
+
+    model = network(weights, train, seed)
+    options = {"epochs": epochs, "batch_size": BATCH, "seed": seed}
+    advice = advise(model, (train, validation), minutes=minutes, **options)
+    print(advice, file=sys.stderr)
+    if advice.scratch:
+        begin_anew(model, train, seed)
+    history = tune(model, advice.plan, (train, validation), batch_size=BATCH, seed=seed)
+    last = advice.plan[-1]
+    moved = f"head + {last.train}" if isinstance(last.train, int) else last.train
+    what = f"{'scratch' if advice.scratch else moved} at {last.learning_rate:g}"
+    return what, max(history.history["val_accuracy"]), model
+
+
+def right(model, test):
+    """Of each test picture, whether the model is right."""
+    return (model.predict(test.x, batch_size=256, verbose=0).argmax(1) == test.y).astype(float)
+
+
+def timed(way, *arguments):
+    """What a way finds, and its seconds, from an empty cache."""
+    with tempfile.TemporaryDirectory(prefix="thaw-benchmark-") as cache:
+        os.environ["THAW_CACHE"] = cache
+        begin = time.monotonic()
+        found = way(*arguments)
+        return found, time.monotonic() - begin
+
+
+def main():
+    from thaw.advising.trials import paired
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="of every task, to try the benchmark out")
+    given = parser.parse_args()
+    (x, y), _ = clothes()
+    known = np.flatnonzero(np.isin(y, KNOWN))
+    backbone = small_net()
+    pre_train(backbone, x[known, ..., None], np.searchsorted(KNOWN, y[known]), epochs=4)
+    weights, rows = backbone.get_weights(), []
+    for number, name in enumerate(given.tasks.split(",")):
+        load, epochs = TASKS[name]
+        train, validation, test = parts_of(*load(given.seed))
+        arguments = weights, train, validation, given.epochs or epochs, given.seed
+        minutes = minutes_for(*arguments)
+        if not number:  # what TensorFlow does but once in a process is nobody's
+            timed(advised, weights, train.take(range(64)), validation.take(range(64)), 1, given.seed, 1e-3)
+        ways = [lambda: timed(search, *arguments), lambda: timed(advised, *arguments, minutes)]  # noqa: B023
+        if number % 2:
+            by_advice, by_search = ways[1](), ways[0]()
+        else:
+            by_search, by_advice = ways[0](), ways[1]()
+        scored = [right(found[2], test) for found, _ in (by_search, by_advice)]
+        apart = [100 * value for value in paired(scored[1], scored[0])]
+        rows.append((name, by_search, by_advice, [100 * one.mean() for one in scored], apart, len(test)))
+        print(
+            f"  {name}: search {by_search[0][0]} ({scored[0].mean():.4f}, {by_search[1]:.0f} s), advised "
+            f"{by_advice[0][0]} ({scored[1].mean():.4f}, {by_advice[1]:.0f} s, minutes={minutes:.2f})",
+            file=sys.stderr,
+            flush=True,
+        )
+    return report(rows, given.seed)
+
+
+def report(rows, seed):
+    """The table and the verdict; 0 where the claim holds."""
+    print(f"advice.py: test accuracy in %, {len(rows)} tasks, seed {seed}\n")
+    print(f"{'':10}{'best of the search':26}{'advised':26}{'advised - best':24}{'time':>6}")
+    for name, by_search, by_advice, scores, apart, _ in rows:
+        cells = [f"{found[0]}, {score:.1f}" for (found, _), score in zip((by_search, by_advice), scores)]
+        difference = f"{apart[0]:+.1f} ({apart[1]:+.1f} to {apart[2]:+.1f})"
+        print(f"{name:10}{cells[0]:26}{cells[1]:26}{difference:24}{by_advice[1] / by_search[1]:6.2f}")
+    spent = [sum(row[column][1] for row in rows) for column in (1, 2)]
+    worst = min(row[4][0] for row in rows)
+    print(f"\nSeconds of all: search {spent[0]:.0f}, advice and its plan {spent[1]:.0f}: {spent[1] / spent[0]:.2f}")
+    print(f"Test pictures: {', '.join(f'{row[0]} {row[5]}' for row in rows)}")
+    good = worst >= -1 and spent[1] <= spent[0] / 4
+    said = "Holds" if good else "Does not hold"
+    print(f"\n{said}: at most one point behind ({worst:+.1f} at worst), in a quarter of the time.")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

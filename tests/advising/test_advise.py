@@ -1,0 +1,406 @@
+"""Advice moves what is worth moving, says when nothing is, keeps to its budget, and leaves no trace."""
+
+import json
+import random
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import thaw.advising.advising as advising
+import thaw.advising.trial_cost as trial_cost
+from thaw import Advisor, Examples, Phase, Plan, advise, attach_head
+from thaw.advising.advising import Advising
+from thaw.advising.trials import Candidate, Trial, Trials, better, paired
+
+RNG = np.random.default_rng(0)
+MEASURED = {}
+
+
+def net(stages=3, optimizer="adam", metrics=("accuracy",), width=12):
+    keras.utils.set_random_seed(0)
+    x = entry = keras.Input((6,))
+    for _ in range(stages):
+        x = layers.Dense(width, "relu")(x)
+    model = attach_head(keras.Model(entry, x), 2)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=list(metrics))
+    return model
+
+
+def data(n=120, m=80, seed=0):
+    """Which of two numbers is larger?"""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n + m, 6)).astype("float32")
+    y = (x[:, 0] > x[:, 1]).astype("int32")
+    return Examples(x=x[:n], y=y[:n]), Examples(x=x[n:], y=y[n:])
+
+
+class Told:
+    def __init__(self):
+        self.trials, self.ended = [], []
+
+    def on_trial(self, number, total, name):
+        self.trials.append((number, total, name))
+
+    def on_trial_end(self, trial):
+        self.ended.append(trial)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Trials that train nothing: what they score is looked up by what moves, and at what rate.
+
+    What is measured before them is measured once for all tests, unless a test asks for its own.
+    """
+    measure = Advising._measure
+
+    def prepare(scores, default=0.7, measured=True):
+        ran = []
+
+        def once(self):
+            case = self.head, len(self.validation)
+            if case not in MEASURED:
+                measure(self)
+                names = ("probe", "curve", "untrained", "over_random", "ratios")
+                MEASURED[case] = {name: getattr(self.found, name) for name in names}
+            vars(self.found).update(MEASURED[case])
+
+        monkeypatch.setattr(Advising, "_measure", once if measured else measure)
+
+        def run(self, candidate, epochs, rung):
+            score = scores.get((candidate.train, candidate.learning_rate), scores.get(candidate.train, default))
+            ran.append((candidate.train, candidate.learning_rate, epochs, rung))
+            if score is None:
+                return Trial.of(candidate, epochs, rung, self.moving("all"), None)
+            moves = "all" if candidate.train == "scratch" else candidate.train
+            values = np.arange(len(self.labels)) < round(score * len(self.labels))
+            return Trial.of(candidate, epochs, rung, self.moving(moves), values.astype(float))
+
+        monkeypatch.setattr(Trials, "run", run)
+        return ran
+
+    return prepare
+
+
+def trace(model):
+    return (
+        [v.numpy().tolist() for v in [*model.variables, *model.optimizer.variables]],
+        [(layer.trainable, [v.trainable for v in layer.weights]) for layer in model._flatten_layers()],
+        model.compiled,
+        id(model.optimizer),
+        random.getstate(),
+        str(np.random.get_state()),  # noqa: NPY002
+    )
+
+
+# ----------------------------------------------------------------- what is chosen
+
+
+def test_what_is_best_is_moved(fake):
+    fake({"head": 0.6, 2: 0.7, (2, 2.5e-3): 0.95, "all": 0.8})
+    advice = advise(net(), data(), minutes=20)
+    assert advice.chosen.name == "head + 2 at 0.0025"
+    assert not advice.scratch
+    head, tune = advice.plan
+    assert (head.train, tune.train, tune.learning_rate, tune.epochs, tune.views) == ("head", 2, 2.5e-3, 10, 4)
+    assert advice.reasons[0].startswith("Move stage2, stage3 and the head at 0.0025: 0.950 [")
+    difference, low, high = advice.chosen.against
+    assert 0 < low < difference < high
+    assert any("flatters" in reason for reason in advice.reasons)
+    assert Plan.from_toml(advice.plan.to_toml()) == advice.plan
+
+
+def test_frozen_features_are_enough(fake):
+    fake({"head": 0.9}, default=0.9)
+    advice = advise(net(), data(), minutes=20)
+    assert advice.chosen.train == "head"
+    assert [phase.train for phase in advice.plan] == ["head"]
+    assert advice.reasons[0].startswith("Frozen features are enough: 0.900 [")
+
+
+def test_what_moves_less_where_the_difference_is_noise(fake):
+    fake({"head": 0.5, 1: 0.8875, (2, 5e-4): 0.9})  # one of 80 examples
+    assert advise(net(), data(), minutes=20).chosen.train == 1
+    fake({"head": 0.5, 1: 0.8, (2, 5e-4): 0.9})  # eight
+    assert advise(net(), data(), minutes=20).chosen.train == 2
+
+
+def test_scratch_where_the_features_tell_nothing(fake):
+    model = net()
+    model.layers[1].set_weights([np.zeros((6, 12)), np.zeros(12)])  # and what comes behind sees nothing
+    fake({"head": 0.5, "scratch": 0.95}, default=0.5, measured=False)
+    advice = advise(model, data(300), minutes=20)
+    assert advice.scratch
+    (phase,) = advice.plan
+    assert (phase.train, phase.batchnorm, phase.epochs) == ("all", "trained", 30)
+    assert advice.reasons[0].startswith("Start from random weights: 0.950")
+    assert any("not better than random ones" in reason for reason in advice.reasons)
+    assert [t.rung for t in advice.trials if t.train == "scratch"][-1] == 2  # it begins slowly, and is kept to the end
+
+
+def test_more_examples_rather_than_more_tuning(fake):
+    fake({}, default=0.9, measured=False)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 120)).astype("float32")
+    y = (x @ rng.normal(size=120) > 0).astype("int32")
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((120,))
+    model = attach_head(keras.Model(entry, layers.Dense(120, kernel_initializer="identity")(entry)), 2)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    advice = advise(model, ((x[:200], y[:200]), (x[200:], y[200:])), minutes=20)
+    assert advice.curve.low > 0
+    assert any(reason.startswith("More examples would help more than more tuning") for reason in advice.reasons)
+
+
+def test_where_the_head_is_kept(fake):
+    ran = fake({("stage1",): 0.95}, default=0.8)
+    advice = advise(net(), data(), minutes=20, head="kept")
+    assert advice.chosen.train == ("stage1",)
+    assert {t for t, *_ in ran} >= {("stage1",), ("stage2",), ("stage3",), "head", "all", 1, 2}
+    (phase,) = advice.plan
+    assert (phase.train, phase.stage_decay) == (("stage1",), 1.0)
+    assert advice.reasons[0].startswith("Move stage1 at ")
+    assert set(advice.ratios) == {"stage1", "stage2", "stage3", "head"}
+    assert advice.trials[0].name == "as it is"
+    assert "against the model as it is" in str(advice)
+
+
+def test_a_kept_head_is_tried_with_large_steps_and_to_the_end(fake):
+    """Where labels change their meaning the head comes round slowly, and looks bad at first."""
+    ran = fake({"head": 0.6}, default=0.8)
+    advise(net(), data(), minutes=20, head="kept")
+    assert {(rate, rung) for train, rate, _, rung in ran if train == "head"} >= {(1e-2, 0), (1e-2, 2), (1e-3, 0)}
+
+
+def test_leave_it_where_nothing_helps(fake):
+    fake({}, default=0.3)  # the untrained model says always the same, which is better
+    advice = advise(net(), data(), minutes=20, head="kept")
+    assert advice.chosen.train == ()
+    assert advice.reasons[0].startswith("Leave the model as it is")
+    assert len(advice.plan) == 1
+
+
+def test_a_rate_at_the_edge_is_not_the_end(fake):
+    ran = fake({(2, 2.5e-3): 0.9, (2, 1.25e-2): 0.97})
+    assert advise(net(), data(), minutes=20).chosen.learning_rate == pytest.approx(1.25e-2)
+    ran.clear()
+    Advisor(minutes=20, learning_rate=3e-3)(net(), data())
+    assert {rate for train, rate, *_ in ran if train not in ("head", "scratch")} == {3e-3}
+
+
+def test_diverged_trials_are_told_and_not_chosen(fake):
+    fake({"head": 0.8, "all": None, 2: None, 1: None, "scratch": None})
+    advice = advise(net(), data(), minutes=20)
+    assert advice.chosen.train == "head"
+    assert "diverged" in str(advice)
+    json.dumps(advice.to_dict(), allow_nan=False)
+    fake({}, default=None)
+    with pytest.raises(FloatingPointError, match="diverged at every rate"):
+        advise(net(), data(), minutes=20)
+
+
+def test_steps_of_another_optimizer(fake):
+    ran = fake({})
+    advise(net(optimizer="sgd"), data(), minutes=20)
+    assert {rate for train, rate, *_ in ran if train == 2} >= {5e-4 * 20, 2.5e-3 * 20}
+
+
+# ----------------------------------------------------------------- the budget
+
+
+@pytest.mark.parametrize("minutes", [1.0, 1.5, 3.0, 10.0])
+def test_the_budget_is_kept(fake, minutes):
+    ran = fake({})
+    advice = advise(net(), data(1000, 200), minutes=minutes)
+    assert 0 < advice.work <= 1
+    assert len(advice.trials) >= len(ran)
+    few = len(ran)
+    ran.clear()
+    advise(net(), data(1000, 200), minutes=3 * minutes)
+    assert len(ran) >= few
+
+
+def test_little_budget_fewer_examples_and_it_is_said(fake, monkeypatch):
+    fake({})
+    monkeypatch.setattr(trial_cost, "PER_BATCH", 1e10)
+    advice = advise(net(), data(4000, 200), minutes=20)
+    assert any("of the 4,000 training examples" in reason for reason in advice.reasons)
+    assert 0.3 < advice.work <= 1
+    advice = advise(net(), data(), minutes=0.01)
+    assert advice.reasons[0].startswith("There was no room for trials")
+    assert [phase.train for phase in advice.plan] == ["head", 2]
+
+
+def test_the_clock_ends_what_takes_far_too_long(fake, monkeypatch):
+    ran = fake({})
+    now = iter(range(0, 100_000, 200))
+    monkeypatch.setattr(advising.time, "monotonic", lambda: next(now))
+    advice = advise(net(), data(), minutes=3)
+    assert any("the clock ended the trials" in reason for reason in advice.reasons)
+    assert 3 < len(ran) < 10
+
+
+def test_who_wants_to_know_is_told(fake):
+    fake({})
+    told = Told()
+    advice = Advisor(minutes=20, callbacks=(told,))(net(), data())
+    assert [number for number, *_ in told.trials] == list(range(1, len(told.trials) + 1))
+    assert all(number <= total for number, total, _ in told.trials)
+    assert [t.name for t in told.ended] == [name for *_, name in told.trials]
+    assert len(told.ended) == len([t for t in advice.trials if t.name != "ridge readout"])
+
+
+# ----------------------------------------------------------------- for real
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """One rate and few epochs."""
+    monkeypatch.setattr(advising, "RATES", (1e-2,))
+    monkeypatch.setattr(advising, "HEAD_RATES", (1e-2,))
+    monkeypatch.setattr(advising, "HEAD_STEPS", 1)
+    monkeypatch.setattr(advising, "APART", 1.0)
+    monkeypatch.setattr(advising, "PLENTY", 0)
+
+
+def test_for_real_twice_the_same_and_no_trace(short):
+    """A real run: same scores to the bit, and the model, its optimizer and all random states as they were."""
+    model = net(stages=2)
+    train, validation = data(90, 60)
+    model.fit(train.x[:32], train.y[:32], verbose=0)
+    before = trace(model)
+    found = [advise(model, (train, validation), minutes=1.2, epochs=2, batch_size=32) for _ in range(2)]
+    assert trace(model) == before
+    scores = [[(t.name, t.score, t.epochs, t.values.tolist()) for t in advice.trials] for advice in found]
+    assert scores[0] == scores[1]
+    assert found[0].plan == found[1].plan
+    assert found[0].reasons == found[1].reasons
+    assert str(found[0]) == str(found[1])
+    assert {t.train for t in found[0].trials} >= {"head", 1, "all"}
+    assert all(len(line) <= 80 for line in str(found[0]).splitlines())
+    again = json.loads(json.dumps(found[0].to_dict(), allow_nan=False))
+    assert again["trials"][0]["score"] == found[0].trials[0].score
+    assert sum(trial["chosen"] for trial in again["trials"]) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_no_trace_after_an_error(short, monkeypatch, error):
+    model = net(stages=2)
+    before = trace(model)
+    run, calls = Trials.run, []
+
+    def stumbles(self, *arguments):
+        calls.append(arguments)
+        trial = run(self, *arguments)
+        if len(calls) == 2:
+            raise error("stop")
+        return trial
+
+    monkeypatch.setattr(Trials, "run", stumbles)
+    with pytest.raises(error, match="stop"):
+        advise(model, data(60, 40), minutes=2, epochs=1, batch_size=16)
+    assert trace(model) == before
+
+
+def test_the_values_of_a_trial_are_what_the_model_says():
+    """What stood still is read from the disk: the same answers as of the whole model."""
+    model = net()
+    train, validation = data()
+    for accuracy in (True, False):
+        trials = Trials(model, train, validation, batch_size=16, seed=0, accuracy=accuracy, views=1)
+        trial = trials.run(Candidate(1, 0.03), 3, 0)
+        p = model.predict(validation.x, verbose=0)
+        right = (p.argmax(axis=1) == validation.y).astype(float)
+        expected = right if accuracy else np.log(p[np.arange(80), validation.y])
+        np.testing.assert_allclose(trial.values, expected, atol=1e-5)
+        assert trial.score == pytest.approx(expected.mean(), abs=1e-5)
+        assert trial.moving == sum(int(np.prod(w.shape)) for w in [*model.layers[-1].weights, *model.layers[3].weights])
+
+
+def test_without_an_accuracy_it_is_the_log_loss(fake):
+    fake({})
+    advice = advise(net(metrics=["mae"]), data(), minutes=20)
+    assert any("scored by the log loss, because mae" in reason for reason in advice.reasons)
+
+
+# ----------------------------------------------------------------- small pieces, and bad input
+
+
+def test_paired_by_hand():
+    difference, low, high = paired([1, 1, 0, 1], [0, 1, 0, 1])
+    assert difference == 0.25
+    assert (low, high) == (0.0, 0.75)
+    a, b = RNG.random(500) < 0.8, RNG.random(500) < 0.7
+    difference, low, high = paired(a, b)
+    half = 1.96 * (a.astype(float) - b).std(ddof=1) / np.sqrt(500)
+    assert (low, high) == pytest.approx((difference - half, difference + half), abs=0.006)
+    assert better([1, 1, 1, 1, 0], [0, 0, 0, 1, 0])
+    assert not better([1, 0, 0, 0, 0], [0, 0, 0, 0, 0])
+    assert not better([1, 0], [1, 0])
+
+
+def test_a_part_of_the_examples_has_all_classes_in_their_share():
+    y = np.array([0] * 800 + [1] * 150 + [2] * 50)
+    some = advising._part(y, 100, 3)
+    assert np.bincount(y[some]).tolist() == [80, 15, 5]
+    assert len(set(some.tolist())) == 100
+    assert advising._part(y, 2000, 3).tolist() == list(range(1000))
+
+
+def bad(model=None, train=None, validation=None, **settings):
+    given = data(60, 40)
+    parts = given[0] if train is None else train, given[1] if validation is None else validation
+    return lambda: advise(net(stages=1) if model is None else model(), parts, **settings)
+
+
+def uncompiled():
+    model = net(stages=1)
+    model.compiled = False
+    return model
+
+
+def headless():
+    entry = keras.Input((8, 8, 1))
+    model = keras.Model(entry, layers.Conv2D(2, 3, 2)(layers.Conv2D(2, 3)(entry)))
+    model.compile("adam", "mse")
+    return model
+
+
+BAD = {
+    "few": (bad(validation=(np.zeros((5, 6)), np.zeros(5))), "There are 5 examples; expected at least 20"),
+    "numbers": (bad(train=(np.zeros((60, 6)), np.linspace(0, 1, 60))), "one class for each example"),
+    "not data": (bad(train="photos"), "The data are a str"),
+    "head": (bad(head="old"), 'expected "new" or "kept"'),
+    "minutes": (bad(minutes=0), "expected a number above 0"),
+    "epochs": (bad(epochs=0), "expected a whole number from 1"),
+    "not compiled": (bad(model=uncompiled), "is not compiled"),
+    "no head": (bad(model=headless), "no head on top"),
+    "one class": (bad(train=(np.ones((60, 6), "float32"), np.zeros(60, int))), "at least two classes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    run, said = BAD[name]
+    with pytest.raises(ValueError, match=said):
+        run()
+
+
+def test_no_validation():
+    with pytest.raises(ValueError, match="needs data to score trials on"):
+        advise(net(stages=1), (data()[0], None))
+
+
+def test_phases_of_candidates():
+    assert Candidate("all", 1e-4).phase(5).views == 0
+    assert Candidate(2, 1e-4).phase(5, anchor=0.1) == Phase(
+        name="tune", epochs=5, train=2, learning_rate=1e-4, stage_decay=0.7, views=4, anchor=0.1
+    )
+    assert Candidate("head", 1e-3).phase(5, anchor=0.1).anchor == 0
+    assert [Candidate(*c).name for c in (((), 0.0), (("stage1",), 0.01), (1, 5e-4), ("all", 1e-4))] == [
+        "as it is",
+        "stage1 at 0.01",
+        "head + 1 at 0.0005",
+        "all at 0.0001",
+    ]

@@ -1,0 +1,89 @@
+"""A table and a sentence from scores that were made up."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from thaw.advising.comparison import RESAMPLES, compared
+
+WAYS = [
+    SimpleNamespace(name="frozen features", subject="Frozen features are"),
+    SimpleNamespace(name="top 2 stages", subject="Moving the top two stages is"),
+    SimpleNamespace(name="whole network", subject="Moving the whole network is"),
+]
+
+
+def runs(*values, seconds=60.0):
+    """Of each way a list of seeds, each a vector of scores."""
+    return {
+        way.name: [{"values": np.asarray(v, float), "epochs": 7, "seconds": seconds} for v in of_way]
+        for way, of_way in zip(WAYS, values)
+    }
+
+
+def right(share, n=400, shift=0):
+    """This share of right answers, always of the first examples: as paired as can be."""
+    return np.roll(np.arange(n) < round(share * n), shift).astype(float)
+
+
+def test_paired_differences_are_sharper_than_the_intervals():
+    found = compared(WAYS, runs([right(0.80)], [right(0.84)], [right(0.79)]), 1.0, ("accuracy", True))
+    best, second, third = found.rows
+    assert [row.name for row in found.rows] == ["top 2 stages", "frozen features", "whole network"]
+    assert (best.score, second.score) == (0.84, 0.80)
+    assert best.low < second.high  # the two intervals overlap,
+    assert second.difference_high < 0  # and yet it is sure which is better: the same 16 examples of 400
+    assert second.difference == pytest.approx(-0.04)
+    expected = 1.96 * np.sqrt(0.04 * 0.96 / 400)
+    assert second.difference_high - second.difference_low == pytest.approx(2 * expected, rel=0.1)
+    assert best.difference is None
+    assert third.difference == pytest.approx(-0.05)
+    assert found.sentence.startswith("Moving the top two stages is best: +4.0 points (2.")
+    assert found.sentence.endswith("over frozen features. It rests on one seed.")
+
+
+def test_what_cannot_be_told_apart():
+    a, b = right(0.9), right(0.9)
+    a[:8], b[20:26] = 0, 0  # 6 examples of 400 that only the one has right, 8 that only the other has
+    found = compared(WAYS[:2], runs([a], [b]), 1.0, ("accuracy", True))
+    assert found.rows[0].name == "top 2 stages"
+    assert "Moving the top two stages is ahead, but cannot be told apart from frozen features" in found.sentence
+    assert "The cheapest of them: frozen features." in found.sentence
+    same = compared(WAYS[:2], runs([a], [a]), 1.0, ("accuracy", True))
+    assert same.rows[0].name == "frozen features"  # of equals the cheapest
+    assert "cannot be told apart from moving the top two stages: +0.0 points (0.0 to 0.0)" in same.sentence
+
+
+def test_seeds_are_resampled_too():
+    """Every example alike: all doubt comes from the seeds."""
+    ones, zeros = np.ones(50), np.zeros(50)
+    found = compared(WAYS[:2], runs([zeros, ones], [ones, ones]), 1.0, ("accuracy", True))
+    frozen = next(row for row in found.rows if row.name == "frozen features")
+    assert (frozen.score, frozen.low, frozen.high) == (0.5, 0.0, 1.0)
+    assert (frozen.difference_low, frozen.difference_high) == (-1.0, 0.0)
+    assert frozen.scores == (0.0, 1.0)
+    best = found.rows[0]
+    assert best.low == pytest.approx(0.025 ** (1 / 50))  # all right: exact, by hand
+    assert "one seed" not in found.sentence
+
+
+def test_lower_is_better_where_it_is():
+    rng = np.random.default_rng(0)
+    errors = rng.uniform(1, 2, 200)
+    found = compared(WAYS[:2], runs([errors], [errors - 0.5]), 1.0, ("mean_absolute_error", False))
+    assert found.rows[0].name == "top 2 stages"
+    assert found.rows[1].difference == pytest.approx(0.5)
+    assert found.sentence.startswith("Moving the top two stages is best: -0.5 (-0.5 to -0.5) over frozen features.")
+
+
+def test_the_table_fits_and_goes_into_json():
+    import json
+
+    found = compared(WAYS, runs([right(0.8)], [right(0.84)], [right(0.79)]), 5.0, ("accuracy", True), ["A note " * 20])
+    lines = str(found).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("top 2 stages")
+    assert "-0.040 [-0.0" in lines[2]
+    assert json.loads(json.dumps(found.to_dict()))["rows"][1]["minutes"] == [1.0]
+    assert RESAMPLES == 2000

@@ -1,0 +1,134 @@
+"""A budget is never overdrawn, and the better candidates get more of it."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thaw.advising.successive_halving import affordable, planned_trials, rung_epochs, successive_halving
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    score: float
+    price: float = 1.0
+    protected: bool = False
+
+
+@dataclasses.dataclass
+class Made:
+    toy: Toy
+    epochs: int
+    rung: int
+
+    @property
+    def rank(self):
+        return self.toy.score
+
+
+def halve(toys, budget, epochs=9, **more):
+    spent = []
+
+    def run(toy, passes, rung):
+        spent.append(toy.price * passes)
+        return Made(toy, passes, rung)
+
+    made, reached = successive_halving(toys, run, lambda t, e, b: t.price * e, budget=budget, epochs=epochs, **more)
+    return made, reached, sum(spent)
+
+
+def test_the_better_third_goes_on():
+    made, epochs, _ = halve([Toy(i) for i in range(9)], 1000)
+    assert epochs == 9
+    assert [m.toy.score for m in made if m.rung == 0] == list(range(9))
+    assert [m.toy.score for m in made if m.rung == 1] == [8, 7, 6]
+    assert [m.toy.score for m in made if m.rung == 2] == [8, 7]
+    assert [m.epochs for m in made] == [1] * 9 + [3] * 3 + [9] * 2
+    assert planned_trials(9) == [9, 3, 2]
+
+
+def test_a_diverged_trial_goes_last_and_a_protected_one_to_the_end():
+    toys = [Toy(float("nan")), Toy(3), Toy(2), Toy(-1, protected=True), Toy(1), Toy(0.5)]
+    made, _, _ = halve(toys, 1000)
+    assert [m.toy.score for m in made if m.rung == 2] == [3, 2, -1]
+    assert not any(m.toy is toys[0] for m in made if m.rung)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 20), st.booleans()), min_size=1, max_size=20),
+    st.floats(0.5, 400),
+    st.integers(1, 30),
+)
+def test_never_more_than_the_budget(toys, budget, epochs):
+    made, reached, spent = halve([Toy(*toy) for toy in toys], budget, epochs)
+    assert spent <= budget + 1e-6
+    assert reached <= epochs
+    assert all(m.epochs <= reached for m in made)
+
+
+def test_with_little_there_are_fewer_candidates_and_then_fewer_epochs():
+    toys = [Toy(i) for i in range(9)]
+    cost = lambda t, e, b: t.price * e  # noqa: E731
+    assert len(affordable(toys, cost, 1000, 9)[0]) == 9
+    few, epochs = affordable(toys, cost, 28, 9)
+    assert 2 <= len(few) < 9
+    assert epochs == 9
+    few, epochs = affordable(toys, cost, 10, 9)
+    assert len(few) == 2
+    assert epochs < 9
+    assert affordable([*toys, Toy(0, protected=True)], cost, 28, 9)[0][-1].protected
+
+
+def test_what_was_paid_is_paid_once():
+    """The second candidate of a kind is cheaper, in the planning and in the run."""
+    seen = []
+
+    def cost(toy, epochs, before):
+        seen.append(len(before))
+        return 100 if not any(b.score == toy.score for b in before) else 1
+
+    twins = [Toy(1), Toy(1, price=2), Toy(1, price=3)]
+    chosen, _ = affordable(twins, cost, 107, 9)
+    assert len(chosen) == 3
+    made, _ = successive_halving(twins, lambda t, e, r: Made(t, e, r), cost, budget=107, epochs=9)
+    assert [m.rung for m in made] == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_more_candidates_where_the_best_is():
+    added = Toy(7.5)
+    made, _, _ = halve(
+        [Toy(i) for i in range(9)], 1000, extra=lambda before, going: [added] if going[0].score == 8 else []
+    )
+    assert [m.toy.score for m in made if m.rung == 1] == [8, 7, 6, 7.5]
+    assert [m.toy.score for m in made if m.rung == 2] == [8, 7.5]
+
+
+def test_it_can_be_stopped():
+    calls = []
+
+    def run(toy, epochs, rung):
+        calls.append(toy)
+        return Made(toy, epochs, rung) if len(calls) < 4 else None
+
+    made, _ = successive_halving([Toy(i) for i in range(9)], run, lambda t, e, b: e, budget=1000, epochs=9)
+    assert len(made) == 3
+
+
+def test_some_steps_must_have_been_made():
+    assert [rung_epochs(10, rung, 5) for rung in range(3)] == [5, 5, 10]
+    assert [rung_epochs(3, rung, 5) for rung in range(3)] == [3, 3, 3]
+    made, _, _ = halve([Toy(i) for i in range(9)], 1000, least=4)
+    assert [(m.rung, m.epochs) for m in made] == [(0, 4)] * 9 + [(2, 9)] * 3
+
+
+@pytest.mark.parametrize(("epochs", "rungs"), [(10, [2, 4, 10]), (9, [1, 3, 9]), (3, [1, 1, 3]), (1, [1, 1, 1])])
+def test_epochs_of_the_rungs(epochs, rungs):
+    assert [rung_epochs(epochs, rung) for rung in range(3)] == rungs
+
+
+def test_the_same_once_more_is_not_run():
+    made, _, _ = halve([Toy(i) for i in range(4)], 1000, epochs=1)
+    assert [m.rung for m in made] == [0, 0, 0, 0]
+    made, _, _ = halve([Toy(i) for i in range(4)], 1000, epochs=3)
+    assert [(m.rung, m.epochs) for m in made] == [(0, 1)] * 4 + [(2, 3)] * 2

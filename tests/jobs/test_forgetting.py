@@ -1,0 +1,382 @@
+"""What a run says it forgets is what it forgets, and a budget is held or said not to be."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+keras = pytest.importorskip("keras")
+from keras import layers
+
+from thaw.data.pictures import Pictures
+from thaw.examples import Examples
+from thaw.jobs.forgetting import Forgetting
+from thaw.jobs.old_task import OldTask
+from thaw.jobs.reproducible import reproducible
+from thaw.jobs.tune_pictures import tune_pictures
+from thaw.plan import Phase, Plan
+
+DIGITS = load_digits()
+HEAD = Phase(name="head", epochs=2, train="head", learning_rate=5e-2)
+ALL = Phase(name="all", epochs=3, learning_rate=0.1)
+
+
+@pytest.fixture(autouse=True)
+def few_places(monkeypatch):
+    from thaw.jobs import stay_within
+
+    monkeypatch.setattr(stay_within, "ANEW", (0.8,))
+
+
+def digits(classes, begin, end):
+    """Some of the digits of some classes, as small pictures in colour."""
+    rows = np.concatenate([np.flatnonzero(DIGITS.target == c)[begin:end] for c in classes])
+    x = np.repeat(DIGITS.images[rows][..., None] * 15, 3, axis=-1).astype("float32")
+    return Examples(x=x, y=np.searchsorted(classes, DIGITS.target[rows]))
+
+
+OLD = digits((0, 1, 2), 100, 133)  # 99 of them, all of which are watched
+TRAIN, VALIDATION, TEST = (digits((3, 4, 5), *part) for part in ((0, 40), (40, 60), (60, 80)))
+
+
+def pictures(**parts):
+    found = {"train": TRAIN, "validation": VALIDATION, "test": TEST} | parts
+    return Pictures(**found, labels=("3", "4", "5"), files={}, quarantine=(), class_weight=None, notes=(), digest="")
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory):
+    """Weights of a net that knows the digits 0 to 2."""
+    net = architecture()
+    net.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
+    old = digits((0, 1, 2), 0, 60)
+    net.fit(old.x, old.y, epochs=12, verbose=0)
+    return net.get_weights()
+
+
+def architecture():
+    reproducible(2)
+    x = entry = keras.Input((8, 8, 3))
+    x = layers.Rescaling(1 / 255)(x)
+    for filters in (6, 10):
+        x = layers.Conv2D(filters, 3, 2, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(entry, layers.Dense(3, "softmax")(x), name="small")
+
+
+def tuned(knowing, folder, plan, given=None, callbacks=(), **old):
+    net = architecture()
+    net.set_weights(knowing)
+    task = OldTask.of(net, **old)
+    found = tune_pictures(given or pictures(), folder, backbone=task, plan=Plan(plan), callbacks=callbacks)
+    return net, *found
+
+
+def right(net, examples):
+    return float((net.predict(examples.x, verbose=0).argmax(1) == examples.y).mean())
+
+
+def known(**more):
+    return {"examples": OLD, "labelled": True} | more
+
+
+def bits(model):
+    return [w.numpy().tobytes() for w in model.weights]
+
+
+@pytest.fixture(scope="module")
+def free(knowing, tmp_path_factory):
+    """A run without a budget, which forgets a lot: its net, model, metrics, history, and the weights before."""
+    folder = tmp_path_factory.mktemp("free") / "run"
+    found = tuned(knowing, folder, [HEAD, ALL], **known())
+    return folder, *found
+
+
+def test_the_old_score_before_after_and_in_every_epoch(knowing, free):
+    folder, net, _, metrics, history = free
+    measured = metrics["retention"]
+    fresh = architecture()
+    fresh.set_weights(knowing)
+    assert measured["score"] == "accuracy"
+    assert measured["examples"] == 99
+    assert measured["before"]["value"] == right(fresh, OLD)
+    assert measured["after"]["value"] == right(net, OLD)  # the old head, on the backbone that was tuned
+    assert measured["forgotten"]["value"] == pytest.approx(1 - right(net, OLD) / right(fresh, OLD))
+    assert measured["forgotten"]["low"] < measured["forgotten"]["value"] < measured["forgotten"]["high"]
+    assert measured["forgotten"]["value"] > 0.1
+    kept = history.history["retention"]
+    assert kept[:2] == [1.0, 1.0]  # the head alone cannot make it forget
+    best = int(np.argmax(history.history["val_accuracy"]))
+    assert min(kept) < 0.9
+    assert kept[best] == pytest.approx(1 - measured["forgotten"]["value"])
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [float(row["retention"]) for row in rows] == kept
+    assert json.loads((folder / "metrics.json").read_text())["retention"] == measured
+
+
+def test_a_head_alone_is_known_to_forget_nothing(knowing, tmp_path, monkeypatch):
+    from thaw.jobs.answers import Answers
+
+    ran = []
+    inputs = Answers._inputs
+    monkeypatch.setattr(Answers, "_inputs", lambda self: ran.append(1) or inputs(self))
+    _, _, metrics, history = tuned(knowing, tmp_path / "run", [HEAD], **known(max_forgetting=0.0))
+    assert history.history["retention"] == [1.0, 1.0]
+    assert metrics["retention"]["forgotten"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert metrics["retention"]["inside"] is True
+    assert len(ran) == 1  # before the first step, and never again
+
+
+def test_without_old_pictures_the_old_head_is_asked_about_the_new_ones(knowing, free, tmp_path):
+    net, model, metrics, history = tuned(knowing, tmp_path / "run", [HEAD, ALL])
+    assert bits(model) == bits(free[2])  # watching has changed nothing
+    assert "retention" not in history.history
+    measured = metrics["retention"]
+    fresh = architecture()
+    fresh.set_weights(knowing)
+    said = [n.predict(VALIDATION.x, verbose=0).argmax(1) for n in (fresh, net)]
+    assert measured["score"] == "agreement"
+    assert measured["after"]["value"] == float((said[0] == said[1]).mean())
+    assert measured["before"]["value"] == 1.0
+    assert measured["forgotten"]["value"] == pytest.approx(1 - measured["after"]["value"])
+    assert set(measured["similarity"]) == {"stage1", "stage2"}
+    for found in measured["similarity"].values():
+        assert 0 < found["value"] < 1
+    assert any("Kept: " in note and "validation pictures of the new task" in note for note in metrics["notes"])
+
+
+def test_a_model_with_its_head_is_enough(knowing, tmp_path):
+    net = architecture()
+    net.set_weights(knowing)
+    _, metrics, _ = tune_pictures(pictures(), tmp_path / "run", backbone=net, plan=Plan([HEAD]))
+    assert metrics["retention"]["after"]["value"] == 1.0
+    for found in metrics["retention"]["similarity"].values():
+        assert found["value"] == pytest.approx(1.0)
+
+
+def test_without_a_head_it_is_said(knowing, tmp_path):
+    net = architecture()
+    bare = OldTask.of(net).backbone
+    _, metrics, _ = tune_pictures(pictures(), tmp_path / "run", backbone=bare, plan=Plan([HEAD]))
+    assert "retention" not in metrics
+    assert "What is forgotten was not measured: small came without its original head." in metrics["notes"]
+
+
+# ----------------------------------------------------------------- the budget
+
+
+def forgetting(knowing, folder, given=None, **old):
+    from thaw.tuning.attach_head import attach_head
+
+    net = architecture()
+    net.set_weights(knowing)
+    task = OldTask.of(net, **old)
+    return Forgetting(task, attach_head(task.backbone, 3), given or pictures(), folder)
+
+
+def settled(knowing, free, folder, budget, given=None):
+    """What is made of a run that has ended with the weights of the free one."""
+    found = forgetting(knowing, folder, given, **known(max_forgetting=budget))
+    found.model.set_weights(free[2].get_weights())
+    return found, found.settle(Plan([HEAD, ALL]))
+
+
+def test_a_budget_that_is_not_touched_changes_nothing(knowing, free, tmp_path):
+    run, found = settled(knowing, free, tmp_path, 0.9)
+    assert bits(run.model) == bits(free[2])
+    assert found["inside"] is True
+    assert found["chosen"] == "the best epoch"
+
+
+def test_a_budget_is_held_on_the_line(knowing, free, tmp_path, monkeypatch):
+    from thaw.jobs import stay_within
+
+    monkeypatch.setattr(stay_within, "ANEW", (0.0,))  # below, with the others
+    run, found = settled(knowing, free, tmp_path, 0.05)
+    assert found["inside"] is True
+    assert found["forgotten"]["value"] <= 0.05
+    assert found["after"]["value"] == right(run.old.model, OLD)
+    assert 0 < found["alpha"] < 1
+    assert found["chosen"].endswith("to that after")  # with the statistics as they are
+    # Just that place between the backbone before and the tuned one; the head as it was tuned.
+    backbone = len(run.old.backbone.weights)
+    end = free[2].get_weights()
+    for i, weight in enumerate(run.model.get_weights()):
+        place = end[i] if i >= backbone else (1 - found["alpha"]) * knowing[i] + found["alpha"] * end[i]
+        np.testing.assert_allclose(weight, place, rtol=1e-5, atol=1e-7)
+    chosen = next(row for row in found["rescue"] if row["alpha"] == found["alpha"])
+    assert chosen["new"]["value"] == right(run.model, VALIDATION)
+    better = [row for row in found["rescue"] if row["new"]["value"] > chosen["new"]["value"]]
+    assert better
+    assert all(row["forgotten"] > 0.05 for row in better)
+    # What moves is what the plan left moving, and nobody goes on with a stale fit.
+    assert [w.trainable for w in run.model.weights] == [w.trainable for w in free[2].weights]
+    assert not run.model.compiled
+
+
+@pytest.mark.parametrize(("score", "taken"), [(0.99, True), (0.6, False)])
+def test_an_epoch_inside_is_taken_where_it_is_better(knowing, free, tmp_path, score, taken):
+    run = forgetting(knowing, tmp_path, **known(max_forgetting=0.05))
+    follow = run.callbacks[-1]
+    epochs = [(0.3, 0.96), (score, 0.96), (1.0, 0.94)]  # the last one is outside
+    weights = []
+    for epoch, (accuracy, kept) in enumerate(epochs):
+        run.model.set_weights([w + 0.01 * epoch for w in run.model.get_weights()])
+        weights.append(bits(run.model))
+        follow.on_epoch_end(epoch, {"val_accuracy": accuracy, "retention": kept})
+    run.model.set_weights(free[2].get_weights())
+    found = run.settle(Plan([HEAD, ALL]))
+    assert found["inside"] is True
+    assert (bits(run.model) == weights[1]) is taken
+    assert found["chosen"].startswith("epoch 2, ") is taken
+    assert (found["alpha"] is None) is taken
+
+
+def test_a_budget_that_cannot_be_held_is_said(knowing, free, tmp_path):
+    """All validation pictures are of one class: nothing is better than always naming it."""
+    one = VALIDATION.take(np.flatnonzero(VALIDATION.y == 0))
+    run, found = settled(knowing, free, tmp_path, 0.0, pictures(validation=one))
+    assert found["inside"] is False
+    assert found["forgotten"]["value"] > 0.1
+    assert bits(run.model) == bits(free[2])
+    assert any("could not be held" in note for note in run.notes)
+
+
+def test_what_forgets_least_is_left_where_it_cannot_be_held(knowing, free, tmp_path):
+    """The pictures that everything inside the budget has wrong."""
+    run, found = settled(knowing, free, tmp_path / "a", 0.0)
+    wrong = run.model.predict(VALIDATION.x, verbose=0).argmax(1) != VALIDATION.y
+    hard = pictures(validation=VALIDATION.take(np.flatnonzero(wrong)))
+    run, found = settled(knowing, free, tmp_path / "b", 0.0, hard)
+    assert found["inside"] is False
+    floor = np.bincount(hard.validation.y).max() / wrong.sum()
+    learned = [row for row in found["rescue"] if row["new"]["value"] > floor]
+    assert 0 < len(learned) < len(found["rescue"])
+    assert found["alpha"] == min(learned, key=lambda row: row["forgotten"])["alpha"]
+    assert found["forgotten"]["value"] == pytest.approx(min(row["forgotten"] for row in learned))
+    assert found["after"]["value"] == right(run.old.model, OLD)
+
+
+def test_statistics_are_measured_anew_and_where_they_were_held_both_are_tried(knowing, free, tmp_path, monkeypatch):
+    from thaw.jobs import stay_within
+    from thaw.tuning import average
+
+    monkeypatch.setattr(stay_within, "ALPHAS", (0.0, 0.5, 1.0))
+    seen = []
+    estimate = average.estimate_batchnorm
+
+    def noted(model, data, layers, **more):
+        seen.append(sum(len(x) for x in data))
+        return estimate(model, data, layers, **more)
+
+    monkeypatch.setattr(average, "estimate_batchnorm", noted)
+    run, found = settled(knowing, free, tmp_path / "a", 0.05)
+    rows = [(row["alpha"], row["statistics"]) for row in found["rescue"]]
+    assert rows == [(0.0, "held"), (0.5, "held"), (1.0, "held"), (0.8, "anew")]
+    assert found["chosen"].endswith("BatchNorm's statistics measured anew")  # here it is the better of the two
+    assert found["after"]["value"] == right(run.old.model, OLD)
+    assert found["forgotten"]["value"] <= 0.05
+    assert set(seen) == {len(TRAIN) + len(OLD)}
+    moved = forgetting(knowing, tmp_path / "b", **known(max_forgetting=0.0))
+    norm = next(layer for layer in moved.model.layers if isinstance(layer, layers.BatchNormalization))
+    moved.model.set_weights(free[2].get_weights())
+    norm.moving_mean.assign(norm.moving_mean + 0.5)
+    found = moved.settle(Plan([HEAD, ALL]))
+    assert [(row["alpha"], row["statistics"]) for row in found["rescue"]] == [(a, "anew") for a in (0.0, 0.5, 1.0)]
+
+
+def test_a_budget_needs_something_to_measure_by(knowing):
+    net = architecture()
+    bare = OldTask.of(net).backbone
+    with pytest.raises(ValueError, match="small has no head of its own, so that nobody can say what it forgets"):
+        OldTask(backbone=bare, max_forgetting=0.1)
+    with pytest.raises(ValueError, match=r"max_forgetting=1\.5; expected a share from 0 to 1"):
+        OldTask.of(net, max_forgetting=1.5)
+
+
+# ----------------------------------------------------------------- interrupted
+
+
+class Stop(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.stop = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.stop:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_cut_off_anywhere_it_ends_with_the_same_bits(knowing, tmp_path, monkeypatch):
+    from thaw.tuning import rescue
+
+    more = known(max_forgetting=0.05)
+    _, model, metrics, history = tuned(knowing, tmp_path / "whole", [HEAD, ALL], **more)
+    out = tmp_path / "run"
+    for epoch in (0, 3):  # after the best epoch inside was written down, and before the run knows of it
+        with pytest.raises(KeyboardInterrupt):
+            tuned(knowing, out, [HEAD, ALL], callbacks=[Stop(epoch)], **more)
+    scores, real = iter([1, 1, 1]), rescue.score_of
+
+    def interrupted(*arguments):
+        if next(scores, None) is None:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rescue, "score_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):  # in the middle of the line
+            tuned(knowing, out, [HEAD, ALL], **more)
+    assert next(scores, None) is None
+    _, again, same, later = tuned(knowing, out, [HEAD, ALL], **more)
+    assert bits(again) == bits(model)
+    assert same["retention"] == metrics["retention"]
+    assert later.history["retention"] == history.history["retention"]
+    assert not (out / "unfinished").exists()
+
+
+def test_another_budget_is_another_run(knowing, tmp_path):
+    forgetting(knowing, tmp_path, **known(max_forgetting=0.05))
+    forgetting(knowing, tmp_path, **known(max_forgetting=0.05))
+    for other in (known(max_forgetting=0.1), known(), known(examples=OLD.take(np.arange(50))), {}):
+        with pytest.raises(ValueError, match="an unfinished run with other old pictures or another budget"):
+            forgetting(knowing, tmp_path, **other)
+
+
+# ----------------------------------------------------------------- which pictures
+
+
+def test_no_more_than_a_tenth_of_an_epoch(knowing, tmp_path):
+    many = digits((0, 1, 2), 0, 170)
+    found = forgetting(knowing, tmp_path, pictures(train=digits((3, 4, 5), 0, 150)), **known(examples=many))
+    assert len(found.examples) == int(0.1 * (3 * 450 + 60))
+    turned = many.take(np.arange(len(many))[::-1])
+    again = forgetting(knowing, tmp_path / "b", pictures(train=digits((3, 4, 5), 0, 150)), **known(examples=turned))
+    np.testing.assert_array_equal(found.examples.x, again.examples.x)
+
+
+def test_training_pictures_are_no_old_ones(knowing, tmp_path):
+    both = Examples(x=np.concatenate([OLD.x, TRAIN.x[:5]]), y=np.concatenate([OLD.y, TRAIN.y[:5]]))
+    found = forgetting(knowing, tmp_path, **known(examples=both))
+    assert len(found.examples) == len(OLD)
+    assert "5 old pictures are training pictures of the new task too, and are left out." in found.notes
+
+
+def test_labels_that_are_not_those_of_the_head(knowing, tmp_path):
+    turned = Examples(x=OLD.x, y=np.where(np.arange(99) % 3, (OLD.y + 1) % 3, OLD.y))  # a third of them are right
+    found = forgetting(knowing, tmp_path, **known(examples=turned))
+    assert any("Are the labels those of its classes?" in note for note in found.notes)
+    with pytest.raises(ValueError, match="Are the labels those that its head was trained on"):
+        forgetting(knowing, tmp_path / "b", **known(examples=Examples(x=OLD.x[:1], y=(OLD.y[:1] + 1) % 3)))
+
+
+def test_a_measurement_leaves_the_model_as_it_was(knowing, tmp_path):
+    found = forgetting(knowing, tmp_path, **known())
+    before = bits(found.model), bits(found.old.model), [w.trainable for w in found.model.weights]
+    found.measure()
+    assert found.settle(None)["forgotten"]["value"] == 0.0
+    assert (bits(found.model), bits(found.old.model), [w.trainable for w in found.model.weights]) == before

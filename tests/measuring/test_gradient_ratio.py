@@ -1,0 +1,64 @@
+"""The ratio is the gradient's norm over the weights', and looking at it changes nothing."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from thaw.examples import Examples
+from thaw.measuring.gradient_ratio import gradient_ratio
+
+
+def linear():
+    """y = 3 * (2 x); the loss is the squared error."""
+    model = keras.Sequential([keras.Input((1,)), *(layers.Dense(1, use_bias=False) for _ in range(2))])
+    model.set_weights([np.array([[2.0]]), np.array([[3.0]])])
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_by_hand():
+    x, y = np.ones((4, 1), "float32"), np.full((4, 1), 5.0, "float32")
+    found = gradient_ratio(linear(), (x, y))
+    # The loss is (w2 w1 - 5)² = 1; d/dw1 = 2 * 3 = 6, d/dw2 = 2 * 2 = 4.
+    assert found == pytest.approx({"stage1": 6 / 2, "head": 4 / 3})
+
+
+def net():
+    keras.utils.set_random_seed(0)
+    x = entry = keras.Input((8, 8, 1))
+    for filters in (4, 6):
+        x = layers.Conv2D(filters, 3, 2, padding="same")(x)
+        x = layers.Dropout(0.5)(layers.ReLU()(layers.BatchNormalization()(x)))
+    x = layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(entry, x)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def test_frozen_stages_are_looked_at_too_and_nothing_changes():
+    model = net()
+    rng = np.random.default_rng(0)
+    data = Examples(x=rng.normal(size=(40, 8, 8, 1)).astype("float32"), y=rng.integers(0, 3, 40))
+    free = gradient_ratio(model, data, batch_size=16)
+    model.layers[1].trainable = False
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    before = [v.numpy() for v in model.variables]
+    flags, optimizer = [layer.trainable for layer in model._flatten_layers()], model.optimizer
+    found = gradient_ratio(model, data, batch_size=16)
+    assert found == free
+    assert set(found) == {"stage1", "stage2", "head"}
+    assert all(ratio > 0 for ratio in found.values())
+    assert all(np.array_equal(a, v.numpy()) for a, v in zip(before, model.variables))
+    assert [layer.trainable for layer in model._flatten_layers()] == flags
+    assert model.optimizer is optimizer
+    assert model.compiled
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match=r"expected thaw\.Examples or arrays"):
+        gradient_ratio(linear(), "photos")
+    model = linear()
+    model.compiled = False
+    with pytest.raises(ValueError, match="not compiled with one loss"):
+        gradient_ratio(model, (np.ones((4, 1)), np.ones((4, 1))))

@@ -1,0 +1,393 @@
+"""Measure, try, choose: what :func:`thaw.advise` does, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from thaw.advising.advice import Advice
+from thaw.advising.reasons import reasons
+from thaw.advising.successive_halving import affordable, planned_trials, successive_halving
+from thaw.advising.trial_cost import PER_TRIAL, STANDING, VIEWS, TrialCost, budget_of
+from thaw.advising.trials import SCRATCH_LONGER, Candidate, Trial, Trials, begin_anew, better, class_numbers, paired
+from thaw.plan import Plan
+
+MOST_SCORED, MOST_PROBED = 1000, 500
+FEWEST_USED, ENOUGH = 64, 6  # examples that trials see at least; candidates that are worth fewer examples
+WORTH = 0.8  # of the cost must be left, or less, for half the examples to be worth it
+RATES = (5e-4, 2.5e-3, 1e-4)  # for Adam and the like; the usual one first
+HEAD_RATES = (1e-3, 1e-2, 1e-1)
+SCRATCH_RATES = (1e-3, 5e-3)
+APART = 5.0  # from rate to rate
+FEWEST_STEPS = 30  # of a trial, where its epochs come to fewer
+HEAD_STEPS = 300  # and 40 epochs at most
+RIDGE = "ridge readout"
+SINGLES = 4  # stages that are tried alone, where the head is kept
+PLENTY = 10  # weights for an example, below which a network may well learn from scratch
+PATIENCE = 3.0  # times the minutes, before the clock stops the trials
+
+
+@dataclasses.dataclass(kw_only=True)
+class Found:
+    """What was found so far, for the sentences that are said about it."""
+
+    head: str
+    accuracy: bool
+    counts: dict
+    stages_moved: Any
+    notes: list
+    probe: Any = None
+    untrained: Any = None
+    over_random: tuple | None = None
+    curve: Any = None
+    ratios: dict = dataclasses.field(default_factory=dict)
+    frozen: Trial | None = None
+    chosen: Trial | None = None
+    trials: list = dataclasses.field(default_factory=list)
+
+
+class Advising:
+    """One call of :func:`thaw.advise`. The model is to be put back by whoever calls.
+
+    Args:
+        advisor: the :class:`thaw.advising.advise.Advisor`, with all settings.
+        model: the model.
+        train: :class:`thaw.Examples`.
+        validation: likewise.
+    """
+
+    def __init__(self, advisor, model, train, validation):
+        from thaw.stages import stages_of
+        from thaw.tuning.freeze import moving_stages
+
+        self.advisor, self.model, self.seed, self.head = advisor, model, advisor.seed, advisor.head
+        self.stages = stages_of(model)
+        accuracy, note = _scored_by(model)
+        views = VIEWS if train.augment is not None and not train.views else train.views or 1
+        self.cost = TrialCost(model, views, advisor.batch_size)
+        minutes = advisor.minutes
+        if minutes is None:
+            usual = TrialCost(model, 4 if views > 1 else 1, advisor.batch_size)
+            minutes = usual_minutes(usual, advisor, len(train), len(validation))
+        self.budget, self.spent, self.late, self.made = budget_of(minutes), 0.0, False, []
+        self.deadline = time.monotonic() + 60 * (PATIENCE * minutes + 1)
+        self.validation = validation.take(_part(validation.y, MOST_SCORED, self.seed))
+        self.used = self._examples_used(len(train))
+        self.train = train.take(_part(train.y, self.used, self.seed))
+        self.trials = Trials(
+            model,
+            self.train,
+            self.validation,
+            batch_size=advisor.batch_size,
+            seed=self.seed,
+            accuracy=accuracy,
+            views=views,
+            anchor=advisor.anchor,
+        )
+        self.number = self.total = 0
+        self.found = Found(
+            head=self.head,
+            accuracy=accuracy,
+            counts={"train": len(train), "used": self.used, "validation": len(self.validation)},
+            stages_moved=lambda t: [stage.name for stage in moving_stages(self.stages, t)],
+            notes=[note] if note else [],
+        )
+
+    def advice(self):
+        """Measure, try, choose."""
+        found = self.found
+        self._measure()
+        self.spent += self._measuring(self.used)
+        candidates = self._candidates()
+        heads = [Candidate("head", rate * self._unit) for rate in HEAD_RATES] if self.head == "new" else []
+        self.total = len(heads) + sum(planned_trials(max(1, len(candidates))))
+        kept = self._train_head(heads) if heads else self._as_it_is()
+        if heads:  # frozen features are trained as long as anything else
+            candidates.insert(1, Candidate("head", kept.learning_rate))
+        made, epochs = self._try(candidates)
+        if self.late:
+            found.notes.append("The machine was so busy that the clock ended the trials before the budget did.")
+        if made and epochs < self.advisor.epochs:
+            found.notes.append(
+                f"The budget was for trials of {epochs} epochs at most; the plan has {self.advisor.epochs}."
+            )
+        found.trials += made
+        still = [t for t in found.trials if t.train in ("head", ()) and not math.isnan(t.score)]
+        found.frozen = max(still, key=lambda t: t.score) if heads else kept
+        last = max((t.rung for t in made), default=0)
+        final = [i for i, t in enumerate(found.trials) if t is found.frozen or (t.rung == last and t.score == t.score)]
+        if heads and found.accuracy and found.curve.right.mean() > found.frozen.score:
+            # No plan does that; but what moves is not to be praised for what frozen features could do.
+            found.frozen = Trial.of(Candidate(RIDGE, 0.0), 0, None, 0, found.curve.right)
+            found.trials.append(found.frozen)
+        found.trials = [trial.compared(found.frozen, self.seed) for trial in found.trials]
+        final = [found.trials[i] for i in final]
+        found.chosen = _simplest(final)
+        return Advice(
+            plan=self._plan(final),
+            scratch=found.chosen.train == "scratch",
+            trials=tuple(found.trials),
+            chosen=found.chosen,
+            probe=found.probe,
+            untrained=found.untrained,
+            curve=found.curve,
+            ratios=found.ratios,
+            reasons=reasons(found),
+            work=self.spent / self.budget,
+        )
+
+    # ------------------------------------------------------------- what it costs
+
+    def _examples_used(self, n):
+        """As many of the training examples as leave room for trials worth the name."""
+        used = n
+        while used // 2 >= FEWEST_USED:
+            left = self.budget - self._measuring(used) - self._heads(used)
+            rough = [Candidate(t, RATES[0]) for t in self._depths for _ in RATES]
+            price, epochs = functools.partial(self._price, used=used), self.advisor.epochs
+            count = len(affordable(rough, price, left, epochs, self._least(used))[0])
+            if left > self.budget / 2 and count >= min(ENOUGH, len(rough)):
+                break
+            if self._rough_cost(used // 2) > WORTH * self._rough_cost(used):
+                break  # what costs is not the examples
+            used //= 2
+        return used
+
+    def _rough_cost(self, used):
+        trials = sum(self._price(Candidate(t, RATES[0]), self.advisor.epochs, used=used) for t in self._depths)
+        return self._measuring(used) + self._heads(used) + trials
+
+    def _measuring(self, used):
+        """Features of all, and twice those of some in a random network."""
+        rows = used + len(self.validation) + 2 * min(used, MOST_PROBED)
+        return STANDING * self.cost.forward * rows + 3 * PER_TRIAL
+
+    def _heads(self, used):
+        if self.head == "kept":
+            return 0.0
+        kept = [number > 0 for number in range(len(HEAD_RATES))]
+        return sum(self.cost.of("head", used, len(self.validation), self._head_epochs(used), kept=k) for k in kept)
+
+    def _head_epochs(self, used):
+        steps = math.ceil(used / self.advisor.batch_size)
+        return self.advisor.head_epochs or min(40, max(5, math.ceil(HEAD_STEPS / steps)))
+
+    def _least(self, used):
+        """Epochs of the shortest trials."""
+        return math.ceil(FEWEST_STEPS / math.ceil(used / self.advisor.batch_size))
+
+    def _price(self, candidate, epochs, before=(), used=None):
+        scratch = candidate.train == "scratch"
+        train, passes = ("all", SCRATCH_LONGER * epochs) if scratch else (candidate.train, epochs)
+        kept = any(c.train == train for c in [*self.made, *before])
+        return self.cost.of(train, used or self.used, len(self.validation), passes, kept=kept)
+
+    # ------------------------------------------------------------- what is measured
+
+    def _measure(self):
+        """Frozen features: how far each stage gets, against random weights, and with fewer examples."""
+        from thaw.measuring.gradient_ratio import gradient_ratio
+        from thaw.measuring.learning_curve import learning_curve
+        from thaw.measuring.probe import probe_features
+        from thaw.measuring.stage_features import stage_features
+
+        found, options = self.found, {"batch_size": self.trials.batch_size}
+        train, validation = (dataclasses.replace(part, augment=None) for part in (self.train, self.validation))
+        features, y = stage_features(self.model, train, **options)
+        others, other_y = stage_features(self.model, validation, **options)
+        y, other_y = class_numbers(y), class_numbers(other_y)
+        last = list(features)[-1]
+        found.curve = learning_curve(features[last], y, others[last], other_y, seed=self.seed)
+        some = _part(y, MOST_PROBED, self.seed)
+        found.probe = probe_features({stage: rows[some] for stage, rows in features.items()}, y[some], seed=self.seed)
+        if self.head == "kept":
+            self.model.compile(loss=self.trials.settings["loss"])  # counting costs has marked it as not compiled
+            found.ratios = gradient_ratio(self.model, train, batch_size=self.trials.batch_size, seed=self.seed)
+            return
+        try:
+            begin_anew(self.model, train, self.seed)
+            random, _ = stage_features(self.model, train.take(some), **options)
+            found.untrained = probe_features(random, y[some], seed=self.seed)
+        except ValueError as error:  # it cannot be built anew, or puts out no numbers
+            found.notes.append(f"It was not compared with random weights: {error}")
+            return
+        finally:
+            self.trials.put(self.trials.start)
+        found.over_random = paired(found.untrained.best.errors, found.probe.best.errors, self.seed)
+
+    # ------------------------------------------------------------- what is tried
+
+    @functools.cached_property
+    def _unit(self):
+        """Rates are meant for Adam and the like; others take steps of another size."""
+        inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        return {"SGD": 20.0, "Lion": 0.2}.get(type(inner).__name__, 1.0)
+
+    @functools.cached_property
+    def _depths(self):
+        """How many stages may move, the usual ones first."""
+        below = len(self.stages) - 1
+        depths = [n for n in range(1, below) if below <= 5 or n & (n - 1) == 0]
+        usual = [n for n in (2, 1) if n in depths]
+        return [*usual, "all", *(n for n in depths if n not in usual)]
+
+    def _candidates(self):
+        """The most promising first: the usual rate at every depth, then the others."""
+        fixed = self.advisor.learning_rate
+        rates = [rate * self._unit for rate in RATES] if fixed is None else [fixed]
+        if self.head == "kept":
+            alone = [stage.name for stage in self.stages[:-1]]
+            alone = sorted(alone, key=lambda name: -self.found.ratios[name])[:SINGLES]
+            places = [*((name,) for name in alone), *self._depths]
+            # A head that has learned something else takes large steps to come round, and they cost little.
+            heads = [rate * self._unit for rate in HEAD_RATES] if fixed is None else [fixed]
+            heads = [Candidate("head", rate, protected=True) for rate in heads[::-1]]
+            return [*heads, *(Candidate(t, rate) for rate in rates for t in places)]
+        first = [Candidate(t, rates[0]) for t in self._depths]
+        others = [Candidate(t, rate) for rate in rates[1:] for t in self._depths]
+        return [*first, *self._scratch(), *others]
+
+    def _scratch(self):
+        found = self.found
+        if found.untrained is None:
+            return []
+        helps = found.over_random[1] > 0
+        weights = sum(stage.parameters for stage in self.stages)
+        if helps and PLENTY * self.used < weights:
+            return []
+        return [Candidate("scratch", rate * self._unit, protected=not helps) for rate in SCRATCH_RATES]
+
+    def _try(self, candidates):
+        """Successive halving with what is left of the budget."""
+
+        def run(candidate, epochs, rung):
+            self.late = time.monotonic() > self.deadline
+            return None if self.late else self._run(candidate, epochs, rung)
+
+        left = self.budget - self.spent
+        if left < self._price(candidates[0], 1):
+            return [], self.advisor.epochs
+        extra = None if self.advisor.learning_rate is not None else _neighbours
+        epochs, least = self.advisor.epochs, self._least(self.used)
+        return successive_halving(candidates, run, self._price, budget=left, epochs=epochs, least=least, extra=extra)
+
+    def _run(self, candidate, epochs, rung):
+        self.number += 1
+        self.total = max(self.total, self.number)
+        self.advisor.tell("on_trial", self.number, self.total, candidate.name)
+        self.spent += self._price(candidate, epochs)
+        self.made.append(candidate)
+        trial = self.trials.run(candidate, epochs, rung)
+        self.advisor.tell("on_trial_end", trial)
+        return trial
+
+    def _train_head(self, heads):
+        """Train the head at each rate, and begin everything else from the best."""
+        best = None
+        for candidate in heads:
+            trial = self._run(candidate, self._head_epochs(self.used), None)
+            self.found.trials.append(trial)
+            if not math.isnan(trial.score) and (best is None or trial.score > best[0].score):
+                best = trial, self.trials.state()
+        if best is None:
+            raise FloatingPointError(
+                f"The head alone diverged at every rate, down to {heads[0].learning_rate:g}; look at the inputs."
+            )
+        self.trials.start = best[1]
+        return best[0]
+
+    def _as_it_is(self):
+        trial = Trial.of(Candidate((), 0.0), 0, None, 0, *self.trials.values("head"))
+        self.found.trials.append(trial)
+        return trial
+
+    # ------------------------------------------------------------- what is chosen
+
+    def _plan(self, final):
+        found, chosen, epochs = self.found, self.found.chosen, self.advisor.epochs
+        if found.head == "kept":
+            moving = [t for t in final if t.train != ()] if chosen.train == () else [chosen]
+            least = _simplest(moving) if moving else Candidate("head", RATES[0] * self._unit)
+            return Plan([Candidate(least.train, least.learning_rate).phase(epochs, anchor=self.advisor.anchor)])
+        if chosen.train == "scratch":
+            return Plan([Candidate("scratch", chosen.learning_rate).phase(epochs, name="scratch")])
+        heads = [t for t in found.trials if t.rung is None and t.train == "head" and not math.isnan(t.score)]
+        trained = max(heads, key=lambda t: t.score)
+        head = Candidate("head", trained.learning_rate).phase(trained.epochs, name="head")
+        if all(t.rung is None for t in found.trials):  # nothing was tried
+            usual = Plan.named("probe_then_tune", epochs=epochs, learning_rate=self.advisor.learning_rate)
+            return Plan([head, dataclasses.replace(usual[1], anchor=self.advisor.anchor)])
+        if chosen.rung is None:
+            return Plan([head])
+        name = "longer" if chosen.train == "head" else "tune"
+        moving = Candidate(chosen.train, chosen.learning_rate)
+        return Plan([head, moving.phase(epochs, name=name, anchor=self.advisor.anchor)])
+
+
+def usual_minutes(cost, advisor, train, validation):
+    """Minutes that the usual plan itself would take, from half a minute to five.
+
+    Args:
+        cost: a :class:`thaw.advising.trial_cost.TrialCost` for as many views as that plan has.
+        advisor: an :class:`Advisor`.
+        train: how many examples are trained on.
+        validation: how many are scored on.
+
+    Returns:
+        Minutes.
+    """
+    from thaw.stages import stages_of
+
+    usual = Plan.named("probe_then_tune", epochs=advisor.epochs, head_epochs=advisor.head_epochs)
+    below = len(stages_of(cost.model)) - 1
+    moves = [min(p.train, below) if isinstance(p.train, int) else p.train for p in usual]
+    work = sum(cost.of(what, train, validation, phase.epochs) for what, phase in zip(moves, usual))
+    return min(5.0, max(0.5, work / budget_of(1.0)))
+
+
+def _scored_by(model):
+    """Is the score the accuracy? And what is to be said about it."""
+    import keras
+
+    settings = model._compile_config.config
+    given = keras.tree.flatten(settings["metrics"] or settings["weighted_metrics"] or [])
+    names = [m if isinstance(m, str) else getattr(m, "name", None) or m.__name__ for m in given if m is not None]
+    if names and "acc" in names[0].lower():
+        return True, ""
+    note = f"The trials were scored by the log loss, because {names[0]} is no mean over examples." if names else ""
+    return False, note
+
+
+def _part(y, most, seed):
+    """Places of at most so many examples, drawn at random, each class in its share."""
+    y = class_numbers(y)
+    if len(y) <= most:
+        return np.arange(len(y))
+    shuffled = np.random.default_rng(seed).permutation(len(y))
+    place = np.empty(len(y))
+    for c in np.unique(y):
+        rows = shuffled[y[shuffled] == c]
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.sort(np.argsort(place, kind="stable")[:most])
+
+
+def _neighbours(candidates, following):
+    """The best one that moves the backbone, at the rates beside its own, where these were not tried."""
+    best = next((c for c in following if c.train not in ("head", "scratch")), None)
+    if best is None:
+        return []
+    tried = [c.learning_rate for c in candidates if c.train == best.train]
+    beside = [best.learning_rate * APART, best.learning_rate / APART]
+    return [Candidate(best.train, r) for r in beside if not any(math.isclose(r, t) for t in tried)]
+
+
+def _simplest(trials):
+    """The trial with the best score, or one that moves less where the difference is within its standard error."""
+    best = max(trials, key=lambda t: t.score)
+    simple = sorted(trials, key=lambda t: (t.train == "scratch", t.moving, -t.score))
+    return next(t for t in simple if t is best or not better(best.values, t.values))

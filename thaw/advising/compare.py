@@ -1,0 +1,340 @@
+"""Compare: frozen features, top stages, the whole network and a start from scratch, at the same wall-clock time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from thaw.advising.comparison import compared
+from thaw.plan import Phase, Plan
+
+HEAD_EPOCHS = 5  # of the head alone, before anything else moves
+MOST_EPOCHS = 1000
+OFF = 0.2  # a share of the time by which a way may miss it before that is said
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """One way to use a pre-trained network.
+
+    Args:
+        name: in the table.
+        subject: as a sentence begins with it, with "is" or "are".
+        plan: from a number of epochs to the :class:`thaw.Plan` whose last phase has as many.
+        prepare: what is done to the model beforehand, from (model, seed); ``None`` for nothing.
+    """
+
+    name: str
+    subject: str
+    plan: Callable
+    prepare: Callable | None = None
+
+
+def compare(build, data, *, minutes=5.0, seeds=3, ways=None, batch_size=32, callbacks=()):
+    """Train in several ways, each for the same wall-clock time and with several seeds, and measure the difference.
+
+    Ways are ``"frozen"`` (the head alone), ``"top"`` (the head, then the top two stages too), ``"whole"`` (the head,
+    then everything, BatchNorm's statistics held) and ``"scratch"`` (the same architecture with random weights,
+    everything moves, BatchNorm's statistics too). How many epochs go into the time is forecast from a few batches and,
+    from the second seed on, from what the seed before took; what a run really took is in the table. Every run begins
+    with nothing kept from another one. The number of epochs follows from the clock, so that two calls may differ.
+
+    Intervals are the percentile bootstrap over the test examples and, with two seeds or more, over the seeds, paired:
+    a resample takes the same examples and seeds in all ways (Efron 1979). A few seeds show their own spread too small.
+    That the best was chosen by the same examples makes it look a little better than it is.
+
+    Args:
+        build: function from a seed to a fresh, compiled ``keras.Model`` with its head, as :func:`thaw.tune` takes it.
+        data: ``(train, validation, test)``, each :class:`thaw.Examples` or arrays ``(x, y)``.
+        minutes: of training for each way and each seed; the whole takes ``minutes * seeds * len(ways)``.
+        seeds: how many; they are 0, 1, 2 …
+        ways: names of the ways, two at least; ``None`` for all that the model allows.
+        batch_size: examples in a batch.
+        callbacks: Keras callbacks, as in :func:`thaw.tune`. Where one has ``on_way_begin(way, seed, epochs, done,
+            total)``, it is called before each run.
+
+    Returns:
+        :class:`~thaw.advising.comparison.Comparison`; as a string it is a table and a sentence. The score is the
+        accuracy, or the model's first metric where that is something else.
+
+    Raises:
+        ValueError: data, ways or numbers that cannot be meant, or a model with a mistake that ``tune`` finds.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw import compare
+        >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+        >>> y = (x[:, 0] > 0).astype("int32")
+        >>> def build(seed):
+        ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"),
+        ...                               keras.layers.Dense(2, "softmax")])
+        ...     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        ...     return model
+        >>> found = compare(build, [(x, y)] * 3, minutes=0.01, seeds=2, ways=("frozen", "scratch"))
+        >>> sorted(row.name for row in found.rows)
+        ['from scratch', 'frozen features']
+    """
+    train, validation, test = _checked(data, minutes, seeds)
+    with _randomness():
+        chosen, notes = _ways(_built(build, 0), ways, train)
+        runs = {way.name: [] for way in chosen}
+        for number in range(seeds * len(chosen)):
+            seed, way = number // len(chosen), chosen[number % len(chosen)]
+            with _own_cache():
+                model = _built(build, seed)
+                if way.prepare is not None:
+                    way.prepare(model, seed)
+                settings = model._compile_config.config
+                before = runs[way.name]
+                if before:
+                    epochs = _whole(before[-1]["epochs"] * 60 * minutes / before[-1]["seconds"])
+                else:
+                    parts = (train, validation)
+                    epochs = _epochs(model, way.plan(MOST_EPOCHS), parts, batch_size, 60 * minutes)
+                for callback in callbacks:
+                    if hasattr(callback, "on_way_begin"):
+                        callback.on_way_begin(way.name, seed, epochs, number, seeds * len(chosen))
+                model.compile(**settings)
+                run, note = _run(model, way.plan(epochs), (train, validation), batch_size, seed, callbacks)
+                notes += [f"{way.name}, seed {seed}: {note}"] if note else []
+                before.append(run | {"values": _values(model, test, batch_size)})
+    return compared(chosen, runs, minutes, _score_of(model), [*notes, *_late(runs, minutes)])
+
+
+def _checked(data, minutes, seeds):
+    from thaw.examples import Examples
+
+    if not isinstance(data, (tuple, list)) or len(data) != 3 or any(part is None for part in data):
+        raise ValueError("data has to be (train, validation, test): what is compared is measured on test examples.")
+    if not (isinstance(minutes, (int, float)) and 0 < minutes < float("inf")):
+        raise ValueError(f"minutes={minutes!r}; expected a number above 0.")
+    if not (isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1):
+        raise ValueError(f"seeds={seeds!r}; expected a whole number from 1.")
+    parts = []
+    for part in data:
+        if isinstance(part, (tuple, list)) and len(part) in (2, 3):
+            part = Examples(**{k: np.asarray(v) for k, v in zip(("x", "y", "weight"), part)})
+        if not isinstance(part, Examples):
+            raise ValueError(
+                f"data holds a {type(part).__name__}; expected thaw.Examples or arrays (x, y), of which what stands "
+                "still can be kept."
+            )
+        parts.append(part)
+    return parts
+
+
+def _built(build, seed):
+    """A model of the user's function, drawn from this seed also where the function pays no attention to it."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    model = build(seed)
+    if not getattr(model, "compiled", False) or not model.built:
+        raise ValueError("build(seed) has to give a built and compiled keras.Model; call model.compile in it.")
+    return model
+
+
+def _ways(model, wanted, train):
+    """The ways that this model allows, the cheapest first, and what there is to say."""
+    from thaw.advising.trials import begin_anew
+    from thaw.stages import HEAD, stages_of
+
+    stages = stages_of(model)
+    if stages[-1].name != HEAD or len(stages) < 2:
+        raise ValueError(f"{model.name} has no head above other stages; put one on it: attach_head(model, classes).")
+    top, notes = min(2, len(stages) - 2), []
+    stretch = Phase(name="head", epochs=HEAD_EPOCHS, train="head", learning_rate=1e-3, views=4)
+    slow = {"stage_decay": 0.7}
+
+    def then(**phase):
+        return lambda epochs: Plan([stretch, Phase(epochs=epochs, **phase)])
+
+    table = {
+        "frozen": Way("frozen features", "Frozen features are", lambda epochs: Plan.named("probe", epochs=epochs)),
+        "top": Way(
+            f"top {top} stages" if top > 1 else "top stage",
+            f"Moving the top {'two stages' if top > 1 else 'stage'} is",
+            then(name="top", train=max(top, 1), learning_rate=5e-4, views=4, **slow),
+        ),
+        "whole": Way("whole network", "Moving the whole network is", then(name="all", learning_rate=1e-4, **slow)),
+        "scratch": Way(
+            "from scratch",
+            "Training from scratch is",
+            lambda epochs: Plan([Phase(name="all", epochs=epochs, learning_rate=1e-3, batchnorm="trained")]),
+            lambda model, seed: begin_anew(model, train, seed),
+        ),
+    }
+    for name in wanted or ():
+        if name not in table:
+            raise ValueError(f"There is no way {name!r}; expected some of {', '.join(table)}.")
+    names = [name for name in table if wanted is None or name in wanted]
+    if top == 0 and "top" in names:
+        names.remove("top")
+        notes.append(f"{model.name} has one stage below the head: the top stage is the whole network.")
+    if len(names) < 2:
+        raise ValueError(f"Only {', '.join(names)} is left to compare; expected two ways at least.")
+    return [table[name] for name in names], notes
+
+
+def _epochs(model, plan, data, batch_size, seconds):
+    """How many epochs of the last phase go into the time, by a forecast from a few batches."""
+    from thaw.tuning.dry_run import dry_run
+
+    forecasts = dry_run(model, plan, tuple(map(len, data)), batch_size=batch_size)
+    step, epoch = _overhead()
+    for_each = [epoch + step * sum(part.steps(batch_size) for part in data)] * len(plan)
+    for i, phase in enumerate(plan):  # what is not kept is read and augmented in every epoch
+        for_each[i] += 0.0 if phase.views else _reading(data[0], batch_size) * data[0].steps(batch_size)
+    *before, last = [f.seconds + phase.epochs * more for f, phase, more in zip(forecasts, plan, for_each)]
+    once = forecasts[-1].once
+    return _whole((seconds - once - sum(before)) / max(1e-6, (last - once) / plan[-1].epochs))
+
+
+@functools.cache
+def _overhead():
+    """Seconds that ``fit`` takes of its own, for each step and for each epoch."""
+    import keras
+
+    from thaw.examples import Examples
+
+    taken = {}
+    for steps in (10, 100):
+        data = Examples(x=np.zeros((steps, 1), "float32"), y=np.zeros((steps, 1), "float32"))
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile("adam", "mse", metrics=["mae"], jit_compile=False)
+        fit = {"steps_per_epoch": steps, "validation_data": data.ordered(1), "shuffle": False, "verbose": 0}
+        model.fit(data.epochs(1, seed=0), **fit)
+        begin = time.perf_counter()
+        model.fit(data.epochs(1, seed=0), epochs=3, **fit)
+        taken[steps] = (time.perf_counter() - begin) / 3
+    step = max(0.0, taken[100] - taken[10]) / 180
+    return step, max(0.0, taken[10] - 20 * step)
+
+
+def _reading(examples, batch_size):
+    """Seconds to read and augment a batch."""
+    batches = iter(examples.epochs(batch_size, seed=0).take(9))
+    next(batches)
+    begin = time.perf_counter()
+    read = sum(1 for _ in batches)
+    return (time.perf_counter() - begin) / read
+
+
+def _whole(epochs):
+    return int(min(MOST_EPOCHS, max(1, epochs)))
+
+
+def _run(model, plan, data, batch_size, seed, callbacks):
+    """Train; what it took, and a note where it went wrong."""
+    from thaw.tuning.tune import tune
+
+    begin, note = time.perf_counter(), ""
+    try:
+        tune(model, plan, data, batch_size=batch_size, seed=seed, callbacks=callbacks)
+    except FloatingPointError as error:  # the last good weights are in the model
+        note = str(error)
+    return {"epochs": plan[-1].epochs, "seconds": time.perf_counter() - begin}, note
+
+
+def _late(runs, minutes):
+    """Sentences about ways that did not take the time they had."""
+    for name, done in runs.items():
+        used = np.mean([run["seconds"] for run in done]) / 60
+        if abs(used - minutes) <= OFF * minutes:
+            continue
+        epochs = [run["epochs"] for run in done]
+        told = f"{name} took {used:.2g} of {minutes:.2g} minutes"
+        if max(epochs) == 1 and used > minutes:
+            yield f"{told}: not even one epoch fits into the time; give more minutes."
+        elif min(epochs) == MOST_EPOCHS and used < minutes:
+            yield f"{told}: {MOST_EPOCHS:,} epochs are the most."
+        else:
+            more = "more than its share" if used > minutes else "less than its share"
+            yield f"{told}, {more}: the machine was faster or slower than when it was measured."
+
+
+def _score_of(model):
+    """Name of the score, and whether higher is better."""
+    from thaw.tuning.best_weights import BestWeights
+
+    name = _first_metric(model)[0]
+    return name, BestWeights(model, name).higher_is_better
+
+
+def _first_metric(model):
+    import keras
+
+    config = model._compile_config.config
+    given = [m for m in keras.tree.flatten(config["metrics"] or config["weighted_metrics"] or []) if m is not None]
+    if not given:
+        return "accuracy", None
+    metric = keras.metrics.get(given[0]) if isinstance(given[0], str) and "acc" not in given[0] else given[0]
+    name = metric if isinstance(metric, str) else getattr(metric, "name", None) or metric.__name__
+    return ("accuracy", None) if "acc" in name else (name, metric)
+
+
+def _values(model, test, batch_size):
+    """The score of each test example."""
+    from thaw.measuring.predict_probabilities import predict_probabilities
+
+    name, metric = _first_metric(model)
+    if metric is None:
+        y, p = predict_probabilities(model, test, batch_size=batch_size)
+        return (p.argmax(axis=1) == y).astype(np.float64)
+    # A mean over examples keeps its function here; anything else, such as an area under a curve, has none.
+    function = getattr(metric, "_fn", metric)
+    options = getattr(metric, "_fn_kwargs", {})
+    if not callable(function) or hasattr(function, "update_state"):
+        raise ValueError(
+            f"The first metric is {name}, which is no mean over examples; expected an accuracy, or one such as "
+            "mean_absolute_error, in front."
+        )
+    pieces = [
+        np.asarray(function(y, model(x, training=False), **options), np.float64).reshape(len(y), -1).mean(axis=1)
+        for x, y, *_ in test.ordered(batch_size)
+    ]
+    return np.concatenate(pieces)
+
+
+@contextlib.contextmanager
+def _own_cache():
+    """An empty cache of activations beside the usual one, so that no run profits from another; removed at the end."""
+    from thaw.tuning.disk_budget import DiskBudget
+
+    usual, before = DiskBudget(budget=0).folder.parent, os.environ.get("THAW_CACHE")
+    usual.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="compare-", dir=usual) as folder:
+        os.environ["THAW_CACHE"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["THAW_CACHE"]
+            else:
+                os.environ["THAW_CACHE"] = before
+
+
+@contextlib.contextmanager
+def _randomness():
+    """Put the global random states of Python, NumPy and Keras back."""
+    import keras
+    import tensorflow as tf
+
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    # What keras.random draws from when it is given no seed is listed nowhere; a function that draws knows it.
+    drawn = tf.function(lambda: keras.random.uniform(())).get_concrete_function().variables
+    held = [(v, v.numpy()) for v in drawn]
+    try:
+        yield
+    finally:
+        for variable, value in held:
+            variable.assign(value)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002

@@ -1,0 +1,106 @@
+"""Spend a budget on many candidates: all a little, the better ones more."""
+
+from __future__ import annotations
+
+import math
+
+ETA = 3
+RUNGS = 3
+FEWEST = 2  # go on to the next rung
+
+
+def successive_halving(candidates, run, cost, *, budget, epochs, least=1, extra=None):
+    """Try candidates for a short while, keep the better third, try these longer, and so on.
+
+    Successive halving (Jamieson and Talwalkar 2016), in three rungs: a ninth of the epochs, a third, and all. What is
+    tried follows from the counted costs alone. The candidates are taken in the order given, as many as will do with
+    the budget if a third of them goes on; a trial that would not fit into what is left is not made.
+
+    Args:
+        candidates: what is to be tried, the most promising first; each is something with a ``protected`` flag, which
+            goes on to the last rung whatever its rank is.
+        run: ``run(candidate, epochs, rung)`` makes a trial and returns something with a ``rank``, higher is better; or
+            ``None``, to stop.
+        cost: ``cost(candidate, epochs, before)``, in the unit of the budget; ``before`` are the candidates that were
+            tried already, which may have paid for something that this one needs too.
+        budget: what all trials may cost together.
+        epochs: in the last rung; fewer where the budget does not allow them for two candidates.
+        least: epochs of the first rung, where a ninth would be fewer: some steps must have been made.
+        extra: ``extra(before, following)`` gives more candidates for the next rung, from all that were tried and those
+            that go on, the best first.
+
+    Returns:
+        ``(trials, epochs)``: what ``run`` returned, in the order of the trials; and the epochs of the last rung.
+
+    Example:
+        >>> import dataclasses
+        >>> from thaw.advising.successive_halving import successive_halving
+        >>> Toy = dataclasses.make_dataclass("Toy", ["rank", ("protected", bool, False)])
+        >>> toys = [Toy(i) for i in (3, 9, 4, 1, 8, 2, 5)]
+        >>> made, epochs = successive_halving(toys, lambda t, e, r: t, lambda t, e, b: e, budget=60, epochs=9)
+        >>> [toy.rank for toy in made], epochs
+        ([3, 9, 4, 1, 8, 2, 5, 9, 8, 5, 9, 8], 9)
+    """
+    chosen, epochs = affordable(candidates, cost, budget, epochs, least)
+    trials, before, left = [], [], budget
+    for rung in range(RUNGS):
+        scored, passes = [], rung_epochs(epochs, rung, least)
+        if rung and passes == rung_epochs(epochs, rung - 1, least):
+            continue  # the same once more would say nothing new
+        for candidate in chosen:
+            price = cost(candidate, passes, before)
+            if price > left:
+                continue  # a cheaper one may still fit
+            trial = run(candidate, passes, rung)
+            if trial is None:
+                return trials, epochs
+            left -= price
+            before.append(candidate)
+            trials.append(trial)
+            scored.append((trial.rank, candidate))
+        if not scored or rung == RUNGS - 1:
+            break
+        # Of equal ranks the one that was named first: sorting is stable.
+        scored.sort(key=lambda found: -math.inf if math.isnan(found[0]) else found[0], reverse=True)
+        keep = max(FEWEST, math.ceil(len(scored) / ETA))
+        following = [candidate for _, candidate in scored[:keep]]
+        if extra is not None:
+            following += [c for c in extra(before, tuple(following)) if c not in following]
+        chosen = following + [c for _, c in scored[keep:] if c.protected]
+    return trials, epochs
+
+
+def rung_epochs(epochs, rung, least=1):
+    """Epochs in a rung, counted from 0, where the last has ``epochs``."""
+    return min(epochs, max(least, math.ceil(epochs / ETA ** (RUNGS - 1 - rung))))
+
+
+def planned_trials(count):
+    """How many trials so many candidates come to, and how many there are in each rung."""
+    sizes = [count]
+    for _ in range(RUNGS - 1):
+        sizes.append(min(sizes[-1], max(FEWEST, math.ceil(sizes[-1] / ETA))))
+    return sizes
+
+
+def affordable(candidates, cost, budget, epochs, least=1):
+    """As many of the candidates, and as many epochs of the last rung, as the budget is for; arguments as above.
+
+    Returns:
+        ``(candidates, epochs)``.
+    """
+
+    def all_rungs(count, epochs):
+        tried = candidates[:count]
+        total = sum(cost(c, rung_epochs(epochs, 0, least), tried[:i]) for i, c in enumerate(tried))
+        for rung, size in enumerate(planned_trials(count)[1:], 1):
+            total += size * sum(cost(c, rung_epochs(epochs, rung, least), tried) for c in tried) / count
+        return total
+
+    while epochs > 1 and all_rungs(min(FEWEST, len(candidates)), epochs) > budget:
+        epochs -= 1
+    count = len(candidates)
+    while count > 1 and all_rungs(count, epochs) > budget:
+        count -= 1
+    protected = [c for c in candidates[count:] if c.protected]
+    return [*candidates[:count], *protected], epochs

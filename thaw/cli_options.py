@@ -1,0 +1,58 @@
+"""What several commands share: their options, and the backbone and the pictures that those name."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thaw.printing import say
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A backbone's name, or a .keras or .h5 file.")]
+Weights = Annotated[str, typer.Option(help='"imagenet", "none" for random, or a file.')]
+Preprocessing = Annotated[
+    str, typer.Option(help="How pixels are scaled before a model file that does not: none, -1..1, 0..1, caffe, torch.")
+]
+Size = Annotated[
+    int | None, typer.Option(min=8, help="Side in pixels that pictures are brought to; 224, or as a model file has it.")
+]
+Batch = Annotated[int, typer.Option(min=1, help="Pictures in a batch.")]
+PlanName = Annotated[
+    str, typer.Option("--plan", "-p", help="auto, probe, probe_then_tune, gradual, full, or a .toml file.")
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(min=0, help="Minutes of trials for advice on what to tune; as long as tuning takes, 5 at most."),
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of each phase that moves the backbone.")]
+HeadEpochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the head alone.")]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate of the phases that move the backbone.")]
+Data = Annotated[Path, typer.Argument(help="A folder class/picture, or a CSV file image,label.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same data, same machine: same bits.")]
+Flips = Annotated[str, typer.Option(help="Augment by mirroring: horizontal, both or none.")]
+MaxBad = Annotated[float, typer.Option(help="Refuse when more than this share of the files is bad.")]
+
+
+def open_backbone(name, weights, preprocessing="auto", *, head=False, image_size=None):
+    """The backbone that ``--model``, ``--weights``, ``--preprocessing`` and ``--image-size`` name."""
+    from thaw.backbones.backbone import backbone
+
+    shape = None if image_size is None else (image_size, image_size, 3)
+    weights = None if weights == "none" else weights
+    return backbone(name, weights=weights, head=head, input_shape=shape, preprocessing=preprocessing)
+
+
+def open_pictures(data, image_size, seed, max_bad=0.05):
+    """The pictures at a path; what there is to say about them is said."""
+    from thaw.data.images import images
+    from thaw.progress import counting
+
+    with counting() as progress:
+        pictures = images(data, image_size=image_size, seed=seed, max_bad=max_bad, progress=progress)
+    for note in pictures.notes:
+        say(note)
+    for bad in pictures.quarantine[:10]:
+        say(f"left out: {bad.path} {bad.reason}")
+    if len(pictures.quarantine) > 10:
+        say(f"left out: {len(pictures.quarantine) - 10} more; thaw check {data} lists them")
+    return pictures

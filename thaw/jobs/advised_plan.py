@@ -1,0 +1,113 @@
+"""The plan of a run that has none: advised once, and then recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from thaw.plan import Plan
+
+RECORD, PLAN = "advice.json", "plan.toml"
+
+
+@dataclasses.dataclass(frozen=True)
+class AdvisedPlan:
+    """What a run is to do, and what it says about it.
+
+    Attributes:
+        plan: the :class:`thaw.Plan`.
+        scratch: the model is to begin from random weights.
+        notes: sentences for the run's notes.
+        advice: what :meth:`thaw.advising.advice.Advice.to_dict` gave, for the run folder; ``None`` where nothing was
+            advised.
+    """
+
+    plan: Plan
+    scratch: bool = False
+    notes: tuple[str, ...] = ()
+    advice: dict | None = None
+
+
+def advised_plan(plan, model, data, folder, *, scratch=True):
+    """Ask for advice where a run has no plan, and write down what it is, so that the run can go on by it.
+
+    Args:
+        plan: a :class:`thaw.Plan`, which is taken as it is; or a :class:`thaw.advising.advise.Advisor`.
+        model: the built and compiled model, before its first step; the same afterwards.
+        data: ``(train, validation)``, both :class:`thaw.Examples`; ``validation`` may be ``None``.
+        folder: where an unfinished run keeps what it needs to go on.
+        scratch: random weights may be advised.
+
+    Returns:
+        :class:`AdvisedPlan`.
+
+    Raises:
+        ValueError: the folder holds an unfinished run of something else, or what :func:`thaw.advise` raises.
+
+    Example:
+        >>> from thaw import Plan
+        >>> from thaw.jobs.advised_plan import advised_plan
+        >>> advised_plan(Plan.named("probe"), None, None, "nowhere").plan.epochs
+        10
+    """
+    from thaw.advising.advise import FEWEST
+    from thaw.shipping.write_atomically import write_all
+    from thaw.tuning.run_identity import run_identity
+
+    if isinstance(plan, Plan):
+        return AdvisedPlan(plan)
+    advisor, train, folder = plan, data[0], Path(folder)
+    parts = [len(part) if part is not None else 0 for part in data]
+    if min(parts) < FEWEST or len(np.unique(train.y)) < 2:
+        usual = _usual(advisor)
+        note = (
+            f"There are {parts[0]} training and {parts[1]} validation pictures, too few for advice (at least {FEWEST} "
+            "of each): the plan is probe_then_tune."
+        )
+        return AdvisedPlan(usual, notes=(note,))
+    settings = {f.name: getattr(advisor, f.name) for f in dataclasses.fields(advisor) if f.name != "callbacks"}
+    identity = run_identity(model, Plan.named("probe"), data, advisor.batch_size, advisor.seed)
+    asked = {"identity": identity, "settings": settings, "scratch": scratch}
+    record = folder / RECORD
+    if record.exists():
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        if kept["asked"] != asked:
+            raise ValueError(
+                f"{folder} holds an unfinished run of another plan, model, data or seed; give the same command again "
+                "to go on with it, name another folder, or delete this one."
+            )
+        chosen = Plan.from_toml((folder / PLAN).read_text(encoding="utf-8"))
+        return AdvisedPlan(chosen, kept["advice"]["scratch"], tuple(kept["advice"]["reasons"]), kept["advice"])
+    if (folder / "checkpoint.npz").exists():
+        raise ValueError(
+            f"{folder} holds an unfinished run whose plan was not looked for; give the same command again, with its "
+            "plan, to go on with it, name another folder, or delete this one."
+        )
+    advice = advisor(model, data)
+    chosen, found = advice.plan, advice.to_dict()
+    if advice.scratch and not scratch:
+        chosen = _usual(advisor)
+        found |= {"scratch": False, "reasons": [*found["reasons"], "From random weights everything would be forgotten, "
+            "and there is a budget for that: the plan is probe_then_tune."]}  # fmt: skip
+    text = json.dumps({"asked": asked, "advice": found}, indent=2, ensure_ascii=False, allow_nan=False)
+    write_all(
+        {
+            folder / PLAN: lambda path: path.write_text(chosen.to_toml(), encoding="utf-8"),
+            record: lambda path: path.write_text(text, encoding="utf-8"),  # last: with it the advice is there
+        }
+    )
+    advisor.tell("on_advice", advice)
+    return AdvisedPlan(chosen, found["scratch"], tuple(found["reasons"]), found)
+
+
+def _usual(advisor):
+    head, tune = Plan.named(
+        "probe_then_tune",
+        epochs=advisor.epochs,
+        head_epochs=advisor.head_epochs,
+        learning_rate=advisor.learning_rate,
+    )
+    return Plan([head, dataclasses.replace(tune, anchor=advisor.anchor)])

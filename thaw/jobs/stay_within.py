@@ -1,0 +1,164 @@
+"""Hold the budget of forgetting after the training."""
+
+import dataclasses
+
+import numpy as np
+
+from thaw.stages import HEAD, stages_of
+
+# The first steps away from the start cost the old task most.
+ALPHAS = (0.0, 0.02, 0.05, 0.1, 0.15, *(i / 10 for i in range(2, 11)))
+ANEW = (0.3, 0.5, 0.7, 0.9)  # where BatchNorm's statistics are measured too, which takes longer
+STATISTICS = 256  # pictures of each task, where BatchNorm's statistics are measured anew
+
+
+def stay_within(forgetting, plan):
+    """Leave the best weights in a model that forget little enough, or the nearest to that, and say so.
+
+    The simplest first. If the best epoch of all is inside the budget, nothing is done. If not, what is chosen from
+    is: the best of the epochs that were inside (that of a head alone always is), and the places on the line between
+    the backbone before and after, with the tuned head (:func:`thaw.rescue`). The training itself is left as it is: an
+    epoch outside may lead to the place on the line that is the best of all.
+
+    The backbone as it was is inside any budget. What is no better at the new task than always naming the commonest
+    class does not count as held: then the budget could not be held, and what has learned and forgets least is left.
+
+    BatchNorm's statistics are measured anew on pictures of both tasks where the run has moved them. Where they were
+    held, both ends work with the same ones, and so does the line; measured anew they may give back much more of the old
+    task, or less, when the two tasks look different. With old pictures at hand both are tried.
+
+    Args:
+        forgetting: the :class:`thaw.jobs.forgetting.Forgetting` of the run; its model comes with the best epoch's
+            weights.
+        plan: the plan that was run.
+
+    Returns:
+        ``(found, notes)``: a dict that goes into JSON with ``max_forgetting``, ``inside``, ``chosen`` (a sentence),
+        ``alpha`` (of the place on the line, or ``None``) and ``rescue`` (what was tried); and sentences to show.
+
+    Example:
+        >>> from thaw.jobs.stay_within import stay_within
+        >>> found, notes = stay_within(forgetting, plan)    # doctest: +SKIP
+        >>> found["inside"], found["alpha"]                 # doctest: +SKIP
+        (True, 0.6)
+    """
+    from thaw.jobs.answers import Answers
+    from thaw.jobs.forgetting import inside
+    from thaw.tuning.estimate_batchnorm import changed_batchnorms
+    from thaw.tuning.freeze import freeze
+    from thaw.tuning.interpolate import interpolate
+    from thaw.tuning.keep_stages import keep_stages
+    from thaw.tuning.rescue import rescue
+
+    model, validation = forgetting.model, forgetting.pictures.validation
+    budget = forgetting.old.max_forgetting
+    first = forgetting.measure()
+    found = {"max_forgetting": budget, "inside": True, "chosen": "the best epoch", "alpha": None, "rescue": []}
+    if inside(1 - first["kept"]["value"], budget):
+        return found, []
+    after = [w.numpy() for w in model.weights]
+    before = keep_stages(model, forgetting.start, after)
+    both = _both(forgetting)
+    held = _statistics_are_equal(model, before, after)
+    ways = [("held", None, ALPHAS)] if held else [("anew", both, ALPHAS)]
+    if held and forgetting.old.examples is not None and changed_batchnorms(model, [before, after]):
+        ways.append(("anew", both, ANEW))
+    try:
+        # What has not moved in the whole run is run once, for both tasks.
+        freeze(model, _moved(model, before, after), "trained")
+        answers = Answers(model, validation, batch_size=forgetting.batch_size)
+        answers.follow()
+        forgetting.answers.follow()
+        tried = []
+        for name, data, alphas in ways:
+            rows = rescue(
+                interpolate(model, before, after, 1.0),
+                before,
+                lambda _: _accuracy(answers(), validation.y),
+                lambda _: forgetting.measure()["after"],
+                max_forgetting=budget,
+                alphas=alphas,
+                data=data,
+            ).rows
+            tried += [(row, name, data) for row in rows]
+        found["rescue"] = [dataclasses.asdict(row) | {"statistics": name} for row, name, _ in tried]
+        floor = float(np.bincount(validation.y).max() / len(validation.y))
+        learned = [one for one in tried if one[0].new.value > floor]
+        fit = [one for one in learned if inside(one[0].forgotten, budget)]
+        epoch = forgetting.best_inside
+        if epoch is not None and epoch.value > max([floor, *(row.new.value for row, *_ in fit)]):
+            found["chosen"] = f"epoch {epoch.epoch + 1}, the best that was inside the budget"
+            for variable, value in zip(model.weights, epoch.weights):
+                variable.assign(value)
+        elif fit:
+            best = max(fit, key=lambda one: (one[0].new.value, -one[0].forgotten))
+            found["alpha"], found["chosen"] = _put(model, before, after, best)
+        else:
+            found["inside"] = False
+            if learned:
+                best = min(learned, key=lambda one: one[0].forgotten)
+                found["alpha"], found["chosen"] = _put(model, before, after, best)
+            else:
+                interpolate(model, before, after, 1.0)
+    finally:
+        freeze(model, plan[-1].train, plan[-1].batchnorm)
+    return found, [_said(found, first, forgetting)]
+
+
+def _said(found, first, forgetting):
+    budget = f"{found['max_forgetting']:.1%}"
+    lost = f"The best epoch forgets {1 - first['kept']['value']:.1%}, more than the {budget} that it may"
+    if found["inside"]:
+        return (
+            f"{lost}; {found['chosen']} was taken instead. The pictures that chose it are "
+            "those on which forgetting and validation are measured: both look a little too good."
+        )
+    return (
+        f"{lost}, and nothing was found that has learned the new task and forgets no more: the budget could not be "
+        f"held. The model is {found['chosen']}."
+    )
+
+
+def _moved(model, before, after):
+    """Names of the stages that have moved, and the head."""
+    moved = {id(w) for w, a, b in zip(model.weights, before, after) if not np.array_equal(a, b)}
+    names = [s.name for s in stages_of(model) if any(id(w) in moved for layer in s.layers for w in layer.weights)]
+    return (*(name for name in names if name != HEAD), HEAD)
+
+
+def _put(model, before, after, tried):
+    """Give the model the weights of one place; its alpha, and what it is called."""
+    from thaw.tuning.interpolate import interpolate
+
+    row, statistics, data = tried
+    interpolate(model, before, after, row.alpha, data)
+    anew = ", BatchNorm's statistics measured anew" if statistics == "anew" else ""
+    return row.alpha, f"alpha = {row.alpha:g} on the line from the backbone before to that after{anew}"
+
+
+def _statistics_are_equal(model, before, after):
+    from thaw.tuning.estimate_batchnorm import batchnorms
+
+    statistics = {id(v) for layer in batchnorms(model) for v in (layer.moving_mean, layer.moving_variance)}
+    pairs = zip(model.weights, before, after)
+    return all(np.array_equal(a, b) for w, a, b in pairs if id(w) in statistics)
+
+
+def _both(forgetting):
+    """Pictures of both tasks as one data set, well mixed, and the same every time."""
+    import tensorflow as tf
+
+    parts = [forgetting.pictures.train, forgetting.examples]
+    # By their keys, so that the same ones are taken every time.
+    parts = [part.take(np.argsort(part.content_keys, kind="stable")[:STATISTICS]) for part in parts]
+    inputs = [dataclasses.replace(p, augment=None).ordered(1).map(lambda x, *_: x).unbatch() for p in parts]
+    turns = np.random.default_rng(0).permutation(np.repeat([0, 1], [len(p) for p in parts]))
+    return tf.data.Dataset.choose_from_datasets(inputs, tf.data.Dataset.from_tensor_slices(turns)).batch(64)
+
+
+def _accuracy(p, y):
+    from scipy.stats import binomtest
+
+    right = int((p.argmax(axis=1) == y).sum())
+    between = binomtest(right, len(y)).proportion_ci(0.95, method="wilson")
+    return {"value": right / len(y), "low": float(between.low), "high": float(between.high)}

@@ -1,0 +1,67 @@
+"""Try things on a model, and leave no trace."""
+
+import contextlib
+import random
+
+import keras
+import numpy as np
+
+
+@contextlib.contextmanager
+def untouched(model):
+    """Whatever is done to a model inside, afterwards it is as it was, to the bit, also after an error.
+
+    That is its weights and random states, its ``trainable`` flags, its compilation with the optimizer and the metrics
+    and what they hold, and the global random states of Python, NumPy and Keras.
+
+    Args:
+        model: a built ``keras.Model``, compiled or not.
+
+    Example:
+        >>> import keras
+        >>> from thaw import freeze
+        >>> from thaw.tuning.untouched import untouched
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> with untouched(model):
+        ...     moving = freeze(model, "head")
+        >>> model.layers[0].trainable, model.compiled
+        (True, True)
+    """
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    # Compiling sets attributes of the model and nothing else; put back, they are the same objects as before.
+    attributes = dict(vars(model))
+    flags = [(layer, layer._trainable) for layer in model._flatten_layers()]
+    variables = {id(v): v for v in [*model.variables, *model.metrics_variables, *_of_compilation(model)]}.values()
+    moving = [(v, v.trainable) for v in variables]
+    values = [(v.value, v.numpy()) for v in variables] + [(v, v.numpy()) for v in _drawn_from()]
+    try:
+        yield
+    finally:
+        for layer, flag in flags:
+            layer._trainable = flag
+        for variable, flag in moving:
+            variable.trainable = flag
+        for variable, value in values:
+            variable.assign(value)
+        for name in set(vars(model)) - set(attributes):
+            vars(model).pop(name)
+        vars(model).update(attributes)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _of_compilation(model):
+    """Variables of the metrics and the optimizer that were given to ``compile``; the model lists them only later."""
+    config = getattr(model, "_compile_config", None)
+    settings = {} if config is None else config.config
+    given = keras.tree.flatten([settings.get(key) for key in ("metrics", "weighted_metrics", "optimizer")])
+    for thing in [*given, getattr(model, "optimizer", None)]:
+        yield from getattr(thing, "variables", ())
+
+
+def _drawn_from():
+    """What ``keras.random`` draws from without a seed is listed nowhere; a function that draws, never run, knows it."""
+    import tensorflow as tf
+
+    return tf.function(lambda: keras.random.uniform(())).get_concrete_function().variables
