@@ -1,5 +1,6 @@
 """Whole processes, timed in turn: what a person waits for, with imports, decoding and compilation."""
 
+import contextlib
 import json
 import os
 import statistics
@@ -35,6 +36,14 @@ def run(script, *arguments, cache=None, root=ROOT):
     if done.returncode:
         sys.exit(f"{done.stderr}\n{' '.join(command)} ended with code {done.returncode}.")
     return json.loads(done.stdout.splitlines()[-1]) | {"seconds": seconds}
+
+
+@contextlib.contextmanager
+def empty_cache():
+    """An empty folder where thaw keeps things between runs, removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="thaw-benchmark-") as folder:
+        os.environ["THAW_CACHE"] = folder
+        yield
 
 
 def in_pairs(count, *ways):

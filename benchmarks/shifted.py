@@ -21,15 +21,14 @@ seed by seed, lies above zero.
 """
 
 import argparse
-import os
 import statistics
 import sys
-import tempfile
 import time
 
 import numpy as np
 from clothes import clothes
 from corruptions import corruptions
+from in_pairs import empty_cache
 from small_net import pre_train, small_net
 
 # Kinds that the net is trained on, and those of the task.
@@ -159,6 +158,5 @@ def report(found, options):
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="thaw-benchmark-") as cache:
-        os.environ["THAW_CACHE"] = cache
+    with empty_cache():
         sys.exit(main())

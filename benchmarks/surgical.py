@@ -19,14 +19,13 @@ The aim: for each shift `advise` moves the right place with at least four seeds 
 
 import argparse
 import collections
-import os
 import statistics
 import sys
-import tempfile
 import time
 
 import numpy as np
 from clothes import clothes
+from in_pairs import empty_cache
 from small_net import pre_train, small_net
 
 TRAIN, VALIDATION, TEST = 1000, 500, 5000
@@ -176,6 +175,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="thaw-benchmark-") as cache:
-        os.environ["THAW_CACHE"] = cache
+    with empty_cache():
         sys.exit(main())

@@ -12,11 +12,10 @@ every row. The aim is that 4 views cost at most 0.3 points: the mean over the se
 import argparse
 import dataclasses
 import statistics
-import tempfile
 import time
-from os import environ
 
 from both_ways import BATCH, SIZE, network
+from in_pairs import empty_cache
 from photographs import photographs
 
 
@@ -28,8 +27,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=10)
     given = parser.parse_args()
     train = given.train if given.train == "head" else int(given.train)
-    with tempfile.TemporaryDirectory(prefix="thaw-benchmark-") as cache:
-        environ["THAW_CACHE"] = cache
+    with empty_cache():
         rows = measure(photographs(given.pictures), train, given.epochs, given.seeds)
     print(
         f"views.py: {given.pictures} photographs, {given.epochs} epochs, moving: {given.train}, {given.seeds} seeds\n"

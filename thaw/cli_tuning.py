@@ -23,6 +23,7 @@ from thaw.cli_options import (
     Size,
     Weights,
     open_backbone,
+    open_pictures,
 )
 from thaw.printing import duration, print_json, print_metrics, print_table, say
 
@@ -100,20 +101,16 @@ def advise(
     import dataclasses
 
     from thaw.data.augment import augment
-    from thaw.data.images import images
     from thaw.jobs.picture_model import picture_model
     from thaw.jobs.reproducible import reproducible
-    from thaw.progress import Progress, counting
+    from thaw.progress import Progress
 
     if not data.exists():
         raise FileNotFoundError(f"{data} does not exist; expected a folder of pictures or a CSV file.")
     view = augment(flips=flips)
     reproducible(seed)
     found = open_backbone(model, weights, preprocessing, image_size=image_size)
-    with counting() as progress:
-        pictures = images(data, image_size=found.input_shape[1], seed=seed, max_bad=max_bad, progress=progress)
-    for note in pictures.notes:
-        say(note)
+    pictures = open_pictures(data, found.input_shape[1], seed, max_bad)
     if pictures.validation is None:
         raise ValueError(f"{data} has no validation pictures; advice needs some to score trials on.")
     train = dataclasses.replace(pictures.train.weighted(pictures.class_weight), augment=view)

@@ -82,8 +82,10 @@ def compare(build, data, *, minutes=5.0, seeds=3, ways=None, batch_size=32, call
         >>> sorted(row.name for row in found.rows)
         ['from scratch', 'frozen features']
     """
+    from thaw.tuning.untouched import same_randomness
+
     train, validation, test = _checked(data, minutes, seeds)
-    with _randomness():
+    with same_randomness():
         chosen, notes = _ways(_built(build, 0), ways, train)
         runs = {way.name: [] for way in chosen}
         for number in range(seeds * len(chosen)):
@@ -319,22 +321,3 @@ def _own_cache():
                 del os.environ["THAW_CACHE"]
             else:
                 os.environ["THAW_CACHE"] = before
-
-
-@contextlib.contextmanager
-def _randomness():
-    """Put the global random states of Python, NumPy and Keras back."""
-    import keras
-    import tensorflow as tf
-
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    # What keras.random draws from when it is given no seed is listed nowhere; a function that draws knows it.
-    drawn = tf.function(lambda: keras.random.uniform(())).get_concrete_function().variables
-    held = [(v, v.numpy()) for v in drawn]
-    try:
-        yield
-    finally:
-        for variable, value in held:
-            variable.assign(value)
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002

@@ -300,17 +300,10 @@ def class_numbers(y):
     Raises:
         ValueError: they are not one class for each example.
     """
-    y = np.asarray(y)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim == 2 and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
-        y = y.argmax(axis=1)
-    if y.ndim != 1 or not (y.dtype.kind in "iub" or (y.dtype.kind == "f" and (y == np.floor(y)).all())):
-        raise ValueError(
-            f"The labels are {y.dtype} of shape {y.shape}; advice is for one class for each example. For other tasks "
-            'write a plan: Plan.named("probe_then_tune").'
-        )
-    return y.astype(np.int64)
+    from thaw.measuring import class_numbers as numbers
+
+    expected = 'advice is for one class for each example. For other tasks write a plan: Plan.named("probe_then_tune").'
+    return numbers.class_numbers(y, expected).astype(np.int64)
 
 
 def _some(examples, seed, most=256):

@@ -49,6 +49,7 @@ def stay_within(forgetting, plan):
     from thaw.tuning.interpolate import interpolate
     from thaw.tuning.keep_stages import keep_stages
     from thaw.tuning.rescue import rescue
+    from thaw.tuning.scored import accuracy_of
 
     model, validation = forgetting.model, forgetting.pictures.validation
     budget = forgetting.old.max_forgetting
@@ -74,7 +75,7 @@ def stay_within(forgetting, plan):
             rows = rescue(
                 interpolate(model, before, after, 1.0),
                 before,
-                lambda _: _accuracy(answers(), validation.y),
+                lambda _: dataclasses.asdict(accuracy_of(answers(), validation.y)),
                 lambda _: forgetting.measure()["after"],
                 max_forgetting=budget,
                 alphas=alphas,
@@ -154,11 +155,3 @@ def _both(forgetting):
     inputs = [dataclasses.replace(p, augment=None).ordered(1).map(lambda x, *_: x).unbatch() for p in parts]
     turns = np.random.default_rng(0).permutation(np.repeat([0, 1], [len(p) for p in parts]))
     return tf.data.Dataset.choose_from_datasets(inputs, tf.data.Dataset.from_tensor_slices(turns)).batch(64)
-
-
-def _accuracy(p, y):
-    from scipy.stats import binomtest
-
-    right = int((p.argmax(axis=1) == y).sum())
-    between = binomtest(right, len(y)).proportion_ci(0.95, method="wilson")
-    return {"value": right / len(y), "low": float(between.low), "high": float(between.high)}

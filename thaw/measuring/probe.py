@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from thaw.measuring.class_numbers import class_numbers
 from thaw.measuring.h_score import h_score
 from thaw.measuring.log_me import log_me
 from thaw.measuring.neighbour_readout import neighbour_readout
@@ -180,16 +181,7 @@ def probe_features(features, y, *, folds=5, regression=False, seed=0):
 
 def _class_numbers(y):
     """Class numbers from 0 without gaps."""
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim == 2 and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
-        y = y.argmax(axis=1)
-    whole = y.dtype.kind in "iub" or (y.dtype.kind == "f" and (y == np.floor(y)).all())
-    if y.ndim != 1 or not whole:
-        raise ValueError(
-            f"The labels are {y.dtype} of shape {y.shape}; expected one class number for each example, or "
-            "regression=True for numbers to predict."
-        )
+    y = class_numbers(y, "expected one class number for each example, or regression=True for numbers to predict.")
     classes, labels = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(

@@ -3,13 +3,13 @@
 import contextlib
 import dataclasses
 import math
-import random
 
 import keras
 import numpy as np
 
 from thaw.examples import Examples
 from thaw.tuning.fresh_optimizer import fresh_optimizer
+from thaw.tuning.untouched import untouched
 
 SHOWN = 11  # rows of the table
 DISAGREE = 10.0  # repeats whose suggestions are this many times apart suggest nothing
@@ -143,30 +143,16 @@ def _settings(model):
 
 @contextlib.contextmanager
 def _as_it_was(model):
-    """Put back variables, compilation and random states; gives the variables and their values.
-
-    Compiling sets attributes of the model and nothing else. They are put back as they were, so that the optimizer,
-    the metrics and what was traced are the same objects with the same content as before.
-    """
-    import tensorflow as tf
-
-    attributes = dict(vars(model))
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    """Leave the model untouched, and put back what is added on the way; gives the variables and their values."""
     variables = _Values()
     variables.add(v.value for v in (*model.variables, *model.metrics_variables))
-    # What keras.random draws from when it is given no seed is listed nowhere; a function that draws knows it. It is
-    # traced and never run.
-    variables.add(tf.function(lambda: keras.random.uniform(())).get_concrete_function().variables)
-    try:
-        yield variables
-    finally:
-        for variable, value in variables.items():
-            variable.assign(value)
-        for name in set(vars(model)) - set(attributes):
-            vars(model).pop(name)
-        vars(model).update(attributes)
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+    with untouched(model) as drawn:
+        variables.add(drawn)
+        try:
+            yield variables
+        finally:
+            for variable, value in variables.items():
+                variable.assign(value)
 
 
 class _Values:

@@ -75,12 +75,30 @@ def score_of(model, measure):
 
 
 def _accuracy(model, examples):
-    from scipy.stats import binomtest
-
     batches = (x for x, *_ in examples.ordered(BATCH))
     p = probabilities(model, batches, examples=len(examples))
     y = np.asarray(examples.y)
     y = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(len(y))
+    return accuracy_of(p, y)
+
+
+def accuracy_of(p, y):
+    """Share of the examples whose class is the most probable one, with its 95 % interval (Wilson 1927).
+
+    Args:
+        p: ``(n, classes)`` probabilities.
+        y: ``(n,)`` class numbers.
+
+    Returns:
+        :class:`Scored`.
+
+    Example:
+        >>> from thaw.tuning.scored import accuracy_of
+        >>> accuracy_of(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1])).value
+        0.5
+    """
+    from scipy.stats import binomtest
+
     right = int((p.argmax(axis=1) == y).sum())
     between = binomtest(right, len(y)).proportion_ci(0.95, method="wilson")
     return Scored(right / len(y), float(between.low), float(between.high))

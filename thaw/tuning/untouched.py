@@ -17,6 +17,9 @@ def untouched(model):
     Args:
         model: a built ``keras.Model``, compiled or not.
 
+    Yields:
+        What :func:`same_randomness` does.
+
     Example:
         >>> import keras
         >>> from thaw import freeze
@@ -28,27 +31,25 @@ def untouched(model):
         >>> model.layers[0].trainable, model.compiled
         (True, True)
     """
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
     # Compiling sets attributes of the model and nothing else; put back, they are the same objects as before.
     attributes = dict(vars(model))
     flags = [(layer, layer._trainable) for layer in model._flatten_layers()]
     variables = {id(v): v for v in [*model.variables, *model.metrics_variables, *_of_compilation(model)]}.values()
     moving = [(v, v.trainable) for v in variables]
-    values = [(v.value, v.numpy()) for v in variables] + [(v, v.numpy()) for v in _drawn_from()]
-    try:
-        yield
-    finally:
-        for layer, flag in flags:
-            layer._trainable = flag
-        for variable, flag in moving:
-            variable.trainable = flag
-        for variable, value in values:
-            variable.assign(value)
-        for name in set(vars(model)) - set(attributes):
-            vars(model).pop(name)
-        vars(model).update(attributes)
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+    values = [(v.value, v.numpy()) for v in variables]
+    with same_randomness() as drawn:
+        try:
+            yield drawn
+        finally:
+            for layer, flag in flags:
+                layer._trainable = flag
+            for variable, flag in moving:
+                variable.trainable = flag
+            for variable, value in values:
+                variable.assign(value)
+            for name in set(vars(model)) - set(attributes):
+                vars(model).pop(name)
+            vars(model).update(attributes)
 
 
 def _of_compilation(model):
@@ -60,8 +61,32 @@ def _of_compilation(model):
         yield from getattr(thing, "variables", ())
 
 
-def _drawn_from():
-    """What ``keras.random`` draws from without a seed is listed nowhere; a function that draws, never run, knows it."""
+@contextlib.contextmanager
+def same_randomness():
+    """Put the global random states of Python, NumPy and Keras back at the end, to the bit, also after an error.
+
+    Yields:
+        The variables that ``keras.random`` draws from where it is given no seed.
+
+    Example:
+        >>> import random
+        >>> from thaw.tuning.untouched import same_randomness
+        >>> before = random.getstate()
+        >>> with same_randomness():
+        ...     _ = random.random()
+        >>> random.getstate() == before
+        True
+    """
     import tensorflow as tf
 
-    return tf.function(lambda: keras.random.uniform(())).get_concrete_function().variables
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    # What Keras draws from is listed nowhere; a function that draws knows it. It is traced and never run.
+    drawn = tf.function(lambda: keras.random.uniform(())).get_concrete_function().variables
+    values = [v.numpy() for v in drawn]
+    try:
+        yield drawn
+    finally:
+        for variable, value in zip(drawn, values):
+            variable.assign(value)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
