@@ -12,6 +12,7 @@ import pytest
 from thaw.cli import main
 from thaw.data.decoded_cache import decoded
 from thaw.jobs.cache_folder import cache_folder, clear_cache
+from thaw.shipping.lock_run import lock_run
 from thaw.tuning.activation_cache import ActivationCache
 
 
@@ -128,6 +129,25 @@ def test_what_a_killed_comparison_left_is_cleared(kept):
     left = kept / "compare-x/activations/ab"
     left.mkdir(parents=True)
     (left / "0.npy").write_bytes(b"x" * 100)
-    before = sum(row["bytes"] for row in cache_folder())
-    assert clear_cache() == before + 100
+    rows = cache_folder()
+    assert [row["bytes"] for row in rows if row["told"] == "left by a comparison"] == [100]
+    assert clear_cache() == sum(row["bytes"] for row in rows)
     assert not (kept / "compare-x").exists()
+
+
+def test_a_comparison_is_shown_and_clearing_asks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    (tmp_path / "compare-x").mkdir()
+    assert thaw("cache") == 0
+    assert "left by a comparison" in capsys.readouterr().out
+    assert thaw("cache", "--clear") == 2  # nothing else is kept, and yet it asks
+    assert "add --yes" in capsys.readouterr().err
+    with lock_run(tmp_path / "compare-x"):
+        assert thaw("cache") == 0
+        assert "in use by a comparison" in capsys.readouterr().out
+        assert thaw("cache", "--clear") == 0  # nothing to ask about
+        assert "0.0 MB were freed. What a comparison has in use stays." in capsys.readouterr().err
+        assert (tmp_path / "compare-x").exists()
+    assert thaw("cache", "--clear", "--yes") == 0
+    assert not (tmp_path / "compare-x").exists()

@@ -183,6 +183,8 @@ def compare(
     """Train frozen features, top stages, the whole network and from scratch for the same time; say which is best."""
     import dataclasses
 
+    import keras
+
     from thaw.advising.compare import compare as train_all
     from thaw.data.augment import augment
     from thaw.jobs.picture_model import picture_model
@@ -202,7 +204,13 @@ def compare(
         backbone = open_backbone(model, weights, preprocessing, image_size=image_size)
         return picture_model(backbone, len(pictures.labels), seed)
 
-    say(f"Four ways, {seeds} times {duration(60 * minutes)} each: about {duration(4 * 60 * seeds * minutes)}.")
+    def announce(way, seed, epochs, done, total):
+        if done == 0:
+            each, whole = duration(60 * minutes), duration(60 * minutes * total)
+            say(f"{total // seeds} ways, {seeds} times {each} each: about {whole}.")
+
+    told = keras.callbacks.Callback()
+    told.on_way_begin = announce
     with Progress(lines=False) as shown:
         found = train_all(
             build,
@@ -210,7 +218,7 @@ def compare(
             minutes=minutes,
             seeds=seeds,
             batch_size=batch_size,
-            callbacks=[shown],
+            callbacks=[told, shown],
         )
     if as_json:
         return print_json(found.to_dict())

@@ -24,7 +24,10 @@ Minutes = Annotated[
     float | None,
     typer.Option(min=0, help="Minutes of trials for advice on what to tune; as long as tuning takes, 5 at most."),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of each phase that moves the backbone.")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Epochs of each phase that moves the backbone; three times as many from random weights."),
+]
 HeadEpochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the head alone.")]
 Rate = Annotated[float | None, typer.Option(help="Peak learning rate of the phases that move the backbone.")]
 Data = Annotated[Path, typer.Argument(help="A folder class/picture, or a CSV file image,label.")]

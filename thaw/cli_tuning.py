@@ -83,7 +83,7 @@ def advise(
     model: Model = "efficientnet_lite0",
     weights: Weights = "imagenet",
     preprocessing: Preprocessing = "auto",
-    minutes: Minutes = 5.0,
+    minutes: Minutes = None,
     epochs: Epochs = None,
     learning_rate: Rate = None,
     image_size: Size = None,
@@ -215,8 +215,9 @@ def tune(
             pictures, out, backbone=old, plan=chosen, batch_size=batch_size, seed=seed, callbacks=[shown]
         )
     print_metrics(metrics, as_json)
+    said = [*old.notes, *pictures.notes, *history.notes, *shown.reasons]  # when they came up
     for note in metrics["notes"]:
-        if note not in [*old.notes, *pictures.notes, *history.notes]:  # those were said when they came up
+        if note not in said:
             say(note)
     say(f"The model is {out / 'model.keras'}: a plain Keras file.")
     if not metrics.get("retention", {}).get("inside", True):
@@ -273,7 +274,9 @@ def predict(
 
 
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it; a run that is going on will stop.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove it, but what a comparison has in use; another run will stop.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ):
@@ -283,12 +286,15 @@ def cache(
     rows = cache_folder()
     total = sum(row["bytes"] for row in rows)
     if clear:
-        if rows and not yes:
+        loose = [row for row in rows if not row["about"].get("in_use")]
+        if loose and not yes:
             if not sys.stdin.isatty():
                 raise ValueError("Nobody can be asked whether to clear the cache; add --yes.")
-            typer.confirm(f"Remove {total / 1e6:,.1f} MB? A run that is going on will stop.", abort=True, err=True)
+            size = sum(row["bytes"] for row in loose)
+            typer.confirm(f"Remove {size / 1e6:,.1f} MB? A run that is going on will stop.", abort=True, err=True)
         freed = clear_cache()
-        return print_json({"freed": freed}) if as_json else say(f"{freed / 1e6:,.1f} MB were freed.")
+        stays = " What a comparison has in use stays." if len(loose) < len(rows) else ""
+        return print_json({"freed": freed}) if as_json else say(f"{freed / 1e6:,.1f} MB were freed.{stays}")
     if as_json:
         return print_json(rows)
     if not rows:

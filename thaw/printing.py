@@ -50,7 +50,6 @@ def duration(seconds):
 
 def print_table(header, rows):
     """Print rows under a header, as wide as the terminal."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -60,9 +59,7 @@ def print_table(header, rows):
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))  # as it is: a file may be called [red].jpg
-    # In a file or a pipe a row stays one line, whatever its length.
-    console = Console() if Console().is_terminal else Console(width=100_000)
-    console.print(table)
+    _show(table)
 
 
 def print_metrics(metrics, as_json):
@@ -77,9 +74,36 @@ def print_metrics(metrics, as_json):
         low, high = figure.get("low"), figure.get("high")
         interval = "" if low is None else f"{low:.3f} to {high:.3f}"
         rows.append((name.replace("_", " "), f"{figure['value']:.3f}", interval))
-    if metrics.get("retention"):
-        value, low, high = (metrics["retention"]["forgotten"][key] for key in ("value", "low", "high"))
-        rows.append(("forgotten of the old task", f"{value:.3f}", f"{low:.3f} to {high:.3f}"))
     if "majority" in metrics:
         rows.insert(1, ("  always the commonest class", f"{metrics['majority']:.3f}", ""))
     print_table([f"on {metrics.get('split', 'these pictures')}", "value", "95 % interval"], rows)
+    if metrics.get("retention"):  # of other pictures than the table
+        from rich.text import Text
+
+        _show(Text("\n".join(_forgotten(metrics["retention"]))))
+
+
+def _forgotten(found):
+    """What a backbone has forgotten, and how alike the stages that moved see the pictures, as lines."""
+    value, low, high = (f"{found['forgotten'][key]:.1%}" for key in ("value", "low", "high"))
+    before, after = found["before"]["value"], found["after"]
+    if found["score"] == "agreement":
+        said = f"Kept: {after['value']:.1%} ({after['low']:.1%} to {after['high']:.1%})"
+    else:
+        said = f"Forgotten: {value} ({low} to {high}) of the old score, from {before:.1%} to {after['value']:.1%}"
+    lines = [f"{said}: the {found['measured']}."]
+    alike = [
+        f"{name} {one['value']:.2f}" for name, one in found.get("similarity", {}).items() if one["value"] is not None
+    ]
+    moved = [stage for stage in alike if not stage.endswith(" 1.00")] or alike[-1:]
+    if moved:
+        lines.append(f"Seen alike (linear CKA): {', '.join(moved[-4:])}")  # as many as fit 80 columns
+    return lines
+
+
+def _show(what):
+    """Print what rich lays out; in a file or a pipe a line stays one line, whatever its length."""
+    from rich.console import Console
+
+    console = Console() if Console().is_terminal else Console(width=100_000)
+    console.print(what)

@@ -52,6 +52,9 @@ class Progress(keras.callbacks.Callback):
         console: a ``rich`` console; stderr by default.
         lines: without them there is the bar alone, and a line for each run where there are many.
 
+    Attributes:
+        reasons: of the advice, where it was shown.
+
     Example:
         >>> import io
         >>> from rich.console import Console
@@ -65,7 +68,7 @@ class Progress(keras.callbacks.Callback):
         self.told = console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self.console = self.told if lines else Console(quiet=True)
         self.bars = _bars(self.told)
-        self.phase, self.task, self.first = "", None, None
+        self.phase, self.task, self.first, self.reasons = "", None, None, ()
 
     def __enter__(self):
         self.bars.start()
@@ -89,7 +92,8 @@ class Progress(keras.callbacks.Callback):
         if self.task is not None:
             self.bars.remove_task(self.task)
             self.task = None
-        for reason in advice.reasons:
+        self.reasons = advice.reasons
+        for reason in self.reasons:
             self.console.print(f"advice: {reason}")
 
     def on_preflight(self, findings):

@@ -12,6 +12,7 @@ import thaw.advising.advising as advising
 import thaw.advising.trial_cost as trial_cost
 from thaw import Advisor, Examples, Phase, Plan, advise, attach_head
 from thaw.advising.advising import Advising
+from thaw.advising.successive_halving import successive_halving
 from thaw.advising.trials import Candidate, Trial, Trials, better, paired
 
 RNG = np.random.default_rng(0)
@@ -200,10 +201,89 @@ def test_diverged_trials_are_told_and_not_chosen(fake):
         advise(net(), data(), minutes=20)
 
 
+@pytest.mark.parametrize(("reached", "tried"), [(1.0, [1e-2]), (0.4, [1e-2, 1e-1, 1e-3])])
+def test_other_rates_for_the_head_where_the_features_hold_more(fake, reached, tried):
+    """The ridge readout tells two numbers apart with 0.7 to 0.99 here."""
+    ran = fake({"head": reached})
+    advice = advise(net(), data(), minutes=20)
+    assert [rate for train, rate, _, rung in ran if train == "head" and rung is None] == tried
+    assert reached == 1.0 or advice.curve.right.mean() > reached
+
+
 def test_steps_of_another_optimizer(fake):
     ran = fake({})
     advise(net(optimizer="sgd"), data(), minutes=20)
     assert {rate for train, rate, *_ in ran if train == 2} >= {5e-4 * 20, 2.5e-3 * 20}
+
+
+@pytest.mark.parametrize(("optimizer", "size"), [("sgd", 20), ("lion", 0.2), ("adam", 1)])
+def test_steps_of_another_optimizer_where_the_head_is_kept(fake, optimizer, size):
+    ran = fake({}, measured=False)
+    advise(net(optimizer=optimizer), data(), minutes=20, head="kept")
+    assert {rate for train, rate, *_ in ran if train == 2} >= {5e-4 * size, 2.5e-3 * size}
+
+
+def test_no_room_for_trials_in_a_model_of_one_stage(fake):
+    fake({})
+    model = net(stages=1, optimizer="sgd")
+    advice = advise(model, data(), minutes=0.01)
+    assert advice.reasons[0].startswith("There was no room for trials in the budget, so the plan is the usual one")
+    assert advice.plan[1].train == "all"
+    assert advice.plan[1].learning_rate == 5e-4 * 20
+    advice = advise(net(), data(), minutes=0.001, head="kept")
+    assert "so the plan is the least that could be tuned" in advice.reasons[0]
+
+
+def test_where_all_that_moves_diverged(fake):
+    fake({1: None, 2: None, "all": None, "scratch": None})
+    advice = advise(net(), data(), minutes=20)
+    assert advice.reasons[0].startswith("Frozen features are enough: ")
+    assert "all that moves more diverged, down to 0.0001" in advice.reasons[0]
+
+
+def test_a_readout_that_is_better_is_said(fake):
+    """The best of the trials is far below what a ridge readout of the same features gets."""
+    fake({"head": 0.3, 2: 0.45}, default=0.3)
+    advice = advise(net(), data(), minutes=20)
+    assert advice.chosen.against[2] < 0
+    assert "over frozen features under a ridge readout; a readout is better" in advice.reasons[0]
+    assert "chance" not in advice.reasons[0]
+
+
+def test_a_given_rate_is_the_only_one(fake):
+    ran = fake({}, measured=False)
+    model = net(width=2)
+    Advisor(minutes=20, learning_rate=1e-5)(model, data(2000, 80))
+    moved = {rate for train, rate, _, rung in ran if train != "head"}
+    assert moved == {1e-5}
+
+
+def test_a_trial_from_scratch_that_did_not_fit_is_missed(fake, monkeypatch):
+    fake({})
+    price = Advising._price
+
+    def dear(self, candidate, epochs, before=(), used=None):
+        return price(self, candidate, epochs, before, used) * (1e6 if candidate.train == "scratch" else 1)
+
+    monkeypatch.setattr(Advising, "_price", dear)
+    monkeypatch.setattr(Advising, "_scratch", lambda self: [Candidate("scratch", 1e-3, protected=True)])
+    advice = advise(net(), data(), minutes=20)
+    assert any("no room for a trial from random weights" in reason for reason in advice.reasons)
+
+
+def test_the_best_that_could_not_be_tried_for_longer_is_chosen_and_it_is_said(fake, monkeypatch):
+    fake({"head": 0.6, 1: 0.7, 2: 0.7, "all": 0.97})
+    price = Advising._price
+
+    def dear(self, candidate, epochs, before=(), used=None):
+        too_dear = candidate.train == "all" and epochs == 10
+        return 1.01 * self.budget if too_dear else price(self, candidate, epochs, before, used)
+
+    monkeypatch.setattr(Advising, "_price", dear)
+    monkeypatch.setattr(advising, "successive_halving", lambda *a, **k: successive_halving(*a, **k | {"extra": None}))
+    advice = advise(net(), data(), minutes=20)
+    assert advice.chosen.train == "all"
+    assert any("There was no room to try all at" in reason for reason in advice.reasons)
 
 
 # ----------------------------------------------------------------- the budget
@@ -282,6 +362,21 @@ def test_for_real_twice_the_same_and_no_trace(short):
     again = json.loads(json.dumps(found[0].to_dict(), allow_nan=False))
     assert again["trials"][0]["score"] == found[0].trials[0].score
     assert sum(trial["chosen"] for trial in again["trials"]) == 1
+
+
+def test_for_real_with_a_head_that_is_kept(short):
+    """Counting the costs leaves Keras thinking that the model was never compiled; what is measured needs its loss."""
+    model = net(stages=2)
+    train, validation = data(90, 60)
+    model.fit(train.x, train.y, epochs=5, verbose=0)
+    before = trace(model)
+    shifted = [Examples(x=part.x, y=1 - part.y) for part in (train, validation)]
+    advice = advise(model, shifted, minutes=1.2, epochs=2, head="kept")
+    assert trace(model) == before
+    assert set(advice.ratios) == {"stage1", "stage2", "head"}
+    assert {t.train for t in advice.trials} >= {(), "head", ("stage1",)}
+    as_it_is = advice.trials[0]
+    assert as_it_is.score == 1 - model.evaluate(validation.x, validation.y, verbose=0)[1]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -1,5 +1,6 @@
 """Ways to use a network, at the same wall-clock time."""
 
+import functools
 import itertools
 import os
 import random
@@ -51,6 +52,9 @@ def untrained(monkeypatch):
     def tune(model, plan, data, *, callbacks, **options):
         for callback, phase in itertools.product(callbacks, plan):
             callback.on_phase_begin(phase, freeze(model, phase.train, phase.batchnorm))
+            for epoch in range(phase.epochs):
+                callback.on_epoch_begin(epoch)
+                callback.on_epoch_end(epoch)
         settings = model._compile_config.config
         model.compile(**settings)
         time.sleep(0.01)
@@ -61,7 +65,7 @@ def untrained(monkeypatch):
 class Told(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
-        self.ways, self.phases, self.caches = [], [], set()
+        self.ways, self.phases, self.rates, self.caches = [], [], {}, set()
 
     def on_way_begin(self, way, seed, epochs, done, total):
         self.ways.append((way, seed, epochs, done, total))
@@ -69,6 +73,7 @@ class Told(keras.callbacks.Callback):
 
     def on_phase_begin(self, phase, moving):
         self.phases.append((phase.name, phase.epochs, len(moving), phase.batchnorm))
+        self.rates[self.ways[-1][0], phase.name] = phase.learning_rate
 
 
 def test_all_ways_with_all_seeds(short, untrained):
@@ -159,6 +164,83 @@ def test_more_time_more_epochs(untrained):
     assert (_whole(0.2), _whole(7.9), _whole(1e9)) == (1, 7, 1000)
 
 
+def test_epochs_after_a_run_that_ended_early():
+    run = {"planned": 40, "epochs": 10, "in_epochs": 80.0, "seconds": 100.0, "diverged": False}
+    assert job._again(run, 300) == 35  # 20 s before the first epoch, 8 s for each
+    assert job._again(run, 1e4) == 1000
+    # One that diverged is no reason for more, and one without an epoch no reason for anything.
+    assert job._again(run | {"diverged": True}, 1e4) == 40
+    assert job._again(run | {"diverged": True}, 100) == 10
+    assert job._again(run | {"epochs": 0, "in_epochs": 0.0, "diverged": True}, 1e4) == 40
+
+
+def test_no_more_epochs_after_a_run_that_diverged(monkeypatch):
+    import thaw.tuning.tune
+
+    def tune(model, plan, data, *, callbacks, **options):
+        for callback in callbacks:
+            callback.on_phase_begin(plan[0], ())
+        raise FloatingPointError("The loss became nan.")
+
+    monkeypatch.setattr(thaw.tuning.tune, "tune", tune)
+    monkeypatch.setattr(job, "_epochs", lambda *_: 3)
+    told = Told()
+    ways = ("frozen", "whole")
+    found = compare(build, [data()] * 3, minutes=60, seeds=3, ways=ways, callbacks=[told])
+    assert [way[2] for way in told.ways] == [3] * 6
+    assert [row.epochs for row in found.rows] == [(0, 0, 0)] * 2  # what was made, and not what was planned
+    assert "frozen features, seed 1: The loss became nan." in found.notes
+    assert sum("it ended before its last epoch" in note for note in found.notes) == 2
+
+
+def test_the_epochs_that_were_made_are_counted(monkeypatch):
+    class Stops(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    monkeypatch.setattr(job, "_epochs", lambda *_: 50)
+    found = compare(build, [data()] * 3, minutes=60, seeds=1, ways=("frozen", "whole"), callbacks=[Stops()])
+    assert [row.epochs for row in found.rows] == [(1,), (1,)]
+
+
+@pytest.mark.parametrize(("optimizer", "unit"), [("adam", 1), ("sgd", 20), ("lion", 0.2)])
+def test_rates_are_those_of_the_optimizer(short, untrained, optimizer, unit):
+    def with_it(seed):
+        model = build(seed)
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+    told = Told()
+    compare(with_it, [data()] * 3, seeds=1, callbacks=[told])
+    assert told.rates == {
+        ("frozen features", "head"): pytest.approx(1e-3 * unit),
+        ("top 2 stages", "head"): pytest.approx(1e-3 * unit),
+        ("top 2 stages", "top"): pytest.approx(5e-4 * unit),
+        ("whole network", "head"): pytest.approx(1e-3 * unit),
+        ("whole network", "all"): pytest.approx(1e-4 * unit),
+        ("from scratch", "all"): pytest.approx(1e-3 * unit),
+    }
+
+
+def test_several_inputs(short):
+    def two(seed, form):
+        keras.utils.set_random_seed(seed)
+        a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+        x = layers.Concatenate()([layers.Dense(3, "relu")(a), layers.Dense(3, "relu")(b)])
+        model = keras.Model({"a": a, "b": b} if form is dict else [a, b], layers.Dense(2, "softmax")(x))
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 24, 4)).astype("float32")
+    y = (a[:, 0] > 0).astype(int)
+    scores = []
+    for form, x in ((dict, {"a": a, "b": b}), (list, [a, b])):
+        found = compare(functools.partial(two, form=form), [(x, y)] * 3, seeds=1, ways=("frozen", "scratch"))
+        scores.append([row.scores for row in found.rows])
+    assert scores[0] == scores[1]
+
+
 def test_a_small_model_has_no_top_stage_of_its_own(short, untrained):
     found = compare(lambda seed: build(seed, stages=1), [data()] * 3, seeds=1)
     assert sorted(row.name for row in found.rows) == ["from scratch", "frozen features", "whole network"]
@@ -176,9 +258,30 @@ def test_the_score_is_the_first_metric():
     model.compile("adam", "mse", metrics=["mae"])
     by_hand = np.abs(model.predict(x, verbose=0)[:, 0] - y)
     np.testing.assert_allclose(_values(model, examples, 16), by_hand, rtol=1e-5)
-    model.compile("adam", "mse", metrics=[keras.metrics.AUC()])
-    with pytest.raises(ValueError, match="which is no mean over examples"):
-        _values(model, examples, 16)
+
+
+def test_top_k_accuracy_is_not_the_accuracy():
+    """It chooses the epochs, and so it is the score."""
+    keras.utils.set_random_seed(0)
+    x, y = data()
+    model = keras.Sequential([keras.Input((16, 16, 3)), layers.Flatten(), layers.Dense(9, "softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["sparse_top_k_categorical_accuracy"])
+    p = model.predict(x, verbose=0)
+    among_five = (p > p[np.arange(len(y)), y][:, None]).sum(axis=1) < 5
+    assert _values(model, Examples(x=x, y=y), 16).tolist() == among_five.astype(float).tolist()
+    assert 0 < among_five.mean() < 1
+    assert job._score_of(model) == ("sparse_top_k_categorical_accuracy", True)
+    assert job._score_of(build(0)) == ("accuracy", True)
+
+
+def test_a_score_that_cannot_be_measured_is_refused_before_anything_is_trained(monkeypatch):
+    import thaw.tuning.tune
+
+    monkeypatch.setattr(thaw.tuning.tune, "tune", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(job, "_epochs", lambda *_: pytest.fail("measured"))
+    auc = keras.metrics.AUC(name="area")
+    with pytest.raises(ValueError, match="The first metric is area, which is no mean over examples"):
+        compare(lambda seed: build(seed, metrics=[auc]), [data()] * 3)
 
 
 def test_bad_input(short):

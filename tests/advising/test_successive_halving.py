@@ -34,7 +34,7 @@ def halve(toys, budget, epochs=9, **more):
         spent.append(toy.price * passes)
         return Made(toy, passes, rung)
 
-    made, reached = successive_halving(toys, run, lambda t, e, b: t.price * e, budget=budget, epochs=epochs, **more)
+    made, reached, _ = successive_halving(toys, run, lambda t, e, b: t.price * e, budget=budget, epochs=epochs, **more)
     return made, reached, sum(spent)
 
 
@@ -91,7 +91,7 @@ def test_what_was_paid_is_paid_once():
     twins = [Toy(1), Toy(1, price=2), Toy(1, price=3)]
     chosen, _ = affordable(twins, cost, 107, 9)
     assert len(chosen) == 3
-    made, _ = successive_halving(twins, lambda t, e, r: Made(t, e, r), cost, budget=107, epochs=9)
+    made, _, _ = successive_halving(twins, lambda t, e, r: Made(t, e, r), cost, budget=107, epochs=9)
     assert [m.rung for m in made] == [0, 0, 0, 1, 1, 2, 2]
 
 
@@ -111,8 +111,30 @@ def test_it_can_be_stopped():
         calls.append(toy)
         return Made(toy, epochs, rung) if len(calls) < 4 else None
 
-    made, _ = successive_halving([Toy(i) for i in range(9)], run, lambda t, e, b: e, budget=1000, epochs=9)
+    made, _, last = successive_halving([Toy(i) for i in range(9)], run, lambda t, e, b: e, budget=1000, epochs=9)
     assert len(made) == 3
+    assert last == made
+
+
+def test_extra_ones_leave_enough_for_those_that_go_on():
+    """The best is as dear as nine others; what is tried beside it must not take its last trial from it."""
+    toys = [Toy(9, price=9), Toy(2), Toy(1)]
+    added = [Toy(1.5, price=9), Toy(1.6, price=9)]
+    made, _, _ = halve(toys, 150, extra=lambda before, going: added)
+    assert not any(m.toy in added for m in made)
+    assert [(m.toy.score, m.epochs) for m in made if m.rung == 2] == [(9, 9), (2, 9)]
+    assert any(m.toy in added for m in halve(toys, 400, extra=lambda before, going: added)[0])
+
+
+def test_what_was_not_tried_for_longer_is_still_in_the_choice():
+    """The best is too dear for the last rung: its shorter trial counts."""
+
+    def cost(toy, epochs, before):
+        return 1000 if toy.score == 8 and epochs == 9 else epochs
+
+    toys = [Toy(7), Toy(1), Toy(8)]
+    _, _, last = successive_halving(toys, lambda t, e, r: Made(t, e, r), cost, budget=700, epochs=9)
+    assert [(m.toy.score, m.epochs) for m in last] == [(8, 3), (7, 9)]
 
 
 def test_some_steps_must_have_been_made():

@@ -113,6 +113,30 @@ def test_the_command_alone(place, capsys, monkeypatch):
     assert sorted(os.listdir(place)) == before
 
 
+def test_each_reason_is_said_once(place, tmp_path, capsys, monkeypatch):
+    """In a run that goes through, in one that is cut off after the advice, and where it goes on."""
+    from thaw.progress import Progress
+
+    monkeypatch.setattr(Advisor, "__call__", lambda self, model, data: Fixed()(model, data))
+    epoch_ends = Progress.on_epoch_end
+
+    def run(out):
+        with pytest.raises(SystemExit) as ended:
+            main(tune(place, tmp_path / out))
+        return ended.value.code, capsys.readouterr().err.count("Because.")
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    assert run("whole") == (0, 1)
+    monkeypatch.setattr(Progress, "on_epoch_end", interrupted)
+    code, told = run("cut")
+    assert code != 0
+    assert told == 1
+    monkeypatch.setattr(Progress, "on_epoch_end", epoch_ends)
+    assert run("cut") == (0, 1)
+
+
 def test_minutes_belong_to_advice(place, capsys):
     with pytest.raises(SystemExit) as ended:
         main(tune(place, place / "other", "-p", "probe"))

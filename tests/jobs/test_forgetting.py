@@ -17,6 +17,7 @@ from thaw.jobs.old_task import OldTask
 from thaw.jobs.reproducible import reproducible
 from thaw.jobs.tune_pictures import tune_pictures
 from thaw.plan import Phase, Plan
+from thaw.stages import stages_of
 
 DIGITS = load_digits()
 HEAD = Phase(name="head", epochs=2, train="head", learning_rate=5e-2)
@@ -145,7 +146,7 @@ def test_without_old_pictures_the_old_head_is_asked_about_the_new_ones(knowing, 
     assert set(measured["similarity"]) == {"stage1", "stage2"}
     for found in measured["similarity"].values():
         assert 0 < found["value"] < 1
-    assert any("Kept: " in note and "validation pictures of the new task" in note for note in metrics["notes"])
+    assert "60 validation pictures of the new task" in measured["measured"]
 
 
 def test_a_model_with_its_head_is_enough(knowing, tmp_path):
@@ -163,6 +164,45 @@ def test_without_a_head_it_is_said(knowing, tmp_path):
     _, metrics, _ = tune_pictures(pictures(), tmp_path / "run", backbone=bare, plan=Plan([HEAD]))
     assert "retention" not in metrics
     assert "What is forgotten was not measured: small came without its original head." in metrics["notes"]
+
+
+# ----------------------------------------------------------------- how far the written model is from the start
+
+
+def distances(model, begin):
+    """How far the trained weights and the statistics of each stage are from where they were, counted otherwise."""
+    now = {id(w): i for i, w in enumerate(model.weights)}
+    end, rows = model.get_weights(), []
+    for stage in stages_of(model):
+        places = [(now[id(w)], "moving_" not in w.path) for layer in stage.layers for w in layer.weights]
+        row = {"stage": stage.name}
+        for name, kind in (("weights", True), ("statistics", False)):
+            a, b = (np.concatenate([w[i].ravel() for i, k in places if k is kind] or [[0]]) for w in (begin, end))
+            size = max(np.linalg.norm(a.astype(float)), np.linalg.norm(b.astype(float)), 1e-30)
+            row[name] = pytest.approx(np.linalg.norm(b.astype(float) - a) / size)
+        rows.append(row)
+    return rows
+
+
+def test_moved_is_what_the_written_model_moved(knowing, free, tmp_path, monkeypatch):
+    from thaw.jobs import stay_within
+
+    _, _, model, metrics, history = free
+    head = [np.zeros_like(w) for w in model.get_weights()[-2:]]
+    begin = [*knowing[:-2], *head]
+    assert metrics["moved"] == distances(model, begin)
+    assert all(stage["weights"] > 0 for stage in metrics["moved"])
+    # The backbone as it was is all that is inside no budget at all; what the phases did stands beside it.
+    monkeypatch.setattr(stay_within, "ALPHAS", (0.0,))
+    out = tmp_path / "run"
+    _, model, metrics, history = tuned(knowing, out, [HEAD, ALL], **known(max_forgetting=0.0))
+    assert metrics["retention"]["chosen"] != "the best epoch"
+    assert bits(model)[:-2] == [w.tobytes() for w in knowing[:-2]]
+    assert metrics["moved"] == distances(model, begin)
+    assert [(s["weights"], s["statistics"]) for s in metrics["moved"][:-1]] == [(0.0, 0.0)] * 2
+    assert metrics["moved_in_phases"] == history.moved
+    assert all(stage["weights"] > 0 for stage in history.moved["all"])
+    assert json.loads((out / "metrics.json").read_text())["moved"] == metrics["moved"]
 
 
 # ----------------------------------------------------------------- the budget
@@ -243,6 +283,41 @@ def test_a_budget_that_cannot_be_held_is_said(knowing, free, tmp_path):
     assert found["forgotten"]["value"] > 0.1
     assert bits(run.model) == bits(free[2])
     assert any("could not be held" in note for note in run.notes)
+
+
+MAJORITY = VALIDATION.take(np.concatenate([np.flatnonzero(VALIDATION.y == c)[:n] for c, n in ((0, 17), (1, 3))]))
+
+
+def always_the_first(weights):
+    """The same backbone, under a head that names the first class whatever it sees."""
+    return [*weights[:-2], np.zeros_like(weights[-2]), np.array([5, 0, 0], "float32")]
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize(("score", "held"), [(17, False), (18, True)])
+def test_what_is_no_better_than_the_majority_does_not_hold_a_budget(knowing, free, tmp_path, moved, score, held):
+    """In float32, in which Keras says it, 17 of 20 are more than 0.85."""
+    said = float(np.float32(score / 20))
+    assert said > 0.85
+    run = forgetting(knowing, tmp_path, pictures(validation=MAJORITY), **known(max_forgetting=0.05))
+    run.callbacks[-1].on_epoch_end(0, {"val_accuracy": said, "retention": 0.96})
+    run.model.set_weights(always_the_first(free[2].get_weights() if moved else run.model.get_weights()))
+    found = run.settle(Plan([HEAD, ALL]))
+    assert found["inside"] is held
+    assert any("more than the 5.0%" in note for note in run.notes) is moved
+    assert any("held" in note for note in run.notes) is not held
+
+
+def test_an_epoch_as_good_as_a_place_on_the_line_is_not_taken_for_better(knowing, free, tmp_path):
+    _, found = settled(knowing, free, tmp_path / "a", 0.05)
+    best = next(row for row in found["rescue"] if row["alpha"] == found["alpha"])["new"]["value"]
+    run = forgetting(knowing, tmp_path / "b", **known(max_forgetting=0.05))
+    hair = float(np.nextafter(np.float32(best), np.float32(2)))
+    run.callbacks[-1].on_epoch_end(0, {"val_accuracy": hair, "retention": 0.96})
+    run.model.set_weights(free[2].get_weights())
+    again = run.settle(Plan([HEAD, ALL]))
+    assert again["alpha"] == found["alpha"]
+    assert again["chosen"] == found["chosen"]
 
 
 def test_what_forgets_least_is_left_where_it_cannot_be_held(knowing, free, tmp_path):

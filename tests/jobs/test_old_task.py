@@ -138,6 +138,8 @@ def test_a_backbone_without_a_head(tmp_path):
         old_task(str(tmp_path / "bare.keras"), max_forgetting=0.1)
     with pytest.raises(ValueError, match="random weights knows nothing that it could forget"):
         old_task("mobilenet_v2", weights=None, max_forgetting=0.1)
+    with pytest.raises(ValueError, match=r"bare.keras brings its own weights; leave weights=None out"):
+        old_task(str(tmp_path / "bare.keras"), weights=None)
     # Nothing is fetched that nobody asked for.
     assert old_task("mobilenet_v2", weights=None, image_size=32).model is None
     assert OldTask.of(model).backbone is model

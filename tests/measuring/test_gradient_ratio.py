@@ -24,6 +24,13 @@ def test_by_hand():
     assert found == pytest.approx({"stage1": 6 / 2, "head": 4 / 3})
 
 
+def test_one_number_for_each_example_as_fit_takes_it():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(3, "relu"), layers.Dense(1, "sigmoid")])
+    model.compile("sgd", "binary_crossentropy")
+    x, y = np.random.default_rng(0).normal(size=(8, 2)).astype("float32"), np.tile([0.0, 1.0], 4).astype("float32")
+    assert gradient_ratio(model, (x, y)) == gradient_ratio(model, (x, y[:, None]))
+
+
 def net():
     keras.utils.set_random_seed(0)
     x = entry = keras.Input((8, 8, 1))

@@ -44,6 +44,24 @@ def test_all_forms_of_data_say_the_same(model):
         assert p == pytest.approx(expected, abs=1e-6)
 
 
+def test_several_inputs():
+    import keras
+
+    entries = {name: keras.Input((3,), name=name) for name in "ab"}
+    out = keras.layers.Softmax()(keras.layers.Add()([entries["a"], entries["b"]]))
+    expected = np.exp(3 * X) / np.exp(3 * X).sum(axis=1, keepdims=True)
+    for inputs, x in (
+        (entries, {"a": X, "b": 2 * X}),
+        (list(entries.values()), (X, 2 * X)),
+        (list(entries.values()), [X, 2 * X]),
+    ):
+        y, p = predict_probabilities(keras.Model(inputs, out), (x, Y), batch_size=4)
+        assert y.tolist() == Y.tolist()
+        assert p == pytest.approx(expected, abs=1e-6)
+    one = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+    assert len(predict_probabilities(one, (X.tolist(), Y))[1]) == 10  # a list of numbers is one input
+
+
 def test_labels_and_probabilities_stay_together_in_a_shuffled_data_set(model):
     y, p = predict_probabilities(model, dataset(X.argmax(axis=1)).shuffle(10).batch(4))
     assert (p.argmax(axis=1) == y).all()

@@ -266,6 +266,36 @@ def test_no_clear_suggestion(losses, reason):
     assert reason in said
 
 
+def test_each_reason_counts_for_itself():
+    none = np.where(RATES > 3e-6, np.nan, 1.0)
+    later = np.where(RATES > 4e-6, np.nan, 1.0)
+    *_, said = module._suggest(RATES, np.stack([none, np.ones(100), curve(RATES)[0]]))
+    assert "in 1 of 3 repeats the loss is not a number" in said
+    assert "And in 1 of 3 repeats the loss does not fall clearly" in said
+    *_, said = module._suggest(RATES, np.stack([none, np.ones(100), later]))
+    assert "in 2 of 3 repeats the loss is not a number at a rate of 3" in said
+    *_, said = module._suggest(RATES, np.stack([none, none, later]))
+    assert said.startswith("There is no clear suggestion: the loss is not a number")
+
+
+def test_several_inputs():
+    a, b = RNG.normal(size=(2, 32, 3)).astype("float32")
+    losses = []
+    for x in ({"a": a, "b": b}, (a, b), [a, b]):
+        keras.utils.set_random_seed(0)
+        entries = {name: keras.Input((3,), name=name) for name in "ab"}
+        out = layers.Dense(1)(layers.Concatenate()([entries["a"], entries["b"]]))
+        model = keras.Model(entries if isinstance(x, dict) else list(entries.values()), out)
+        model.compile("sgd", "mse", jit_compile=False)
+        losses.append(find_learning_rate(model, (x, a[:, :1]), **SHORT).losses)
+    assert np.isfinite(losses[0][:, 0]).all()
+    np.testing.assert_array_equal(losses[0], losses[1])
+    np.testing.assert_array_equal(losses[0], losses[2])
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    find_learning_rate(model, ([[1.0]] * 8, [2.0] * 8), **SHORT)  # a list of numbers is one input
+
+
 def test_the_table():
     losses = curve(RATES)
     losses[0, 90:] = np.nan

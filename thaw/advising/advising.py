@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from thaw.advising.advice import Advice
+from thaw.advising.first_metric import first_metric
 from thaw.advising.reasons import reasons
+from thaw.advising.step_size import step_size
 from thaw.advising.successive_halving import affordable, planned_trials, successive_halving
 from thaw.advising.trial_cost import PER_TRIAL, STANDING, VIEWS, TrialCost, budget_of
 from thaw.advising.trials import SCRATCH_LONGER, Candidate, Trial, Trials, begin_anew, better, class_numbers, paired
@@ -21,7 +23,7 @@ MOST_SCORED, MOST_PROBED = 1000, 500
 FEWEST_USED, ENOUGH = 64, 6  # examples that trials see at least; candidates that are worth fewer examples
 WORTH = 0.8  # of the cost must be left, or less, for half the examples to be worth it
 RATES = (5e-4, 2.5e-3, 1e-4)  # for Adam and the like; the usual one first
-HEAD_RATES = (1e-3, 1e-2, 1e-1)
+HEAD_RATES = (1e-2, 1e-1, 1e-3)  # the others only where a ridge readout gets further than the first
 SCRATCH_RATES = (1e-3, 5e-3)
 APART = 5.0  # from rate to rate
 FEWEST_STEPS = 30  # of a trial, where its epochs come to fewer
@@ -67,7 +69,8 @@ class Advising:
 
         self.advisor, self.model, self.seed, self.head = advisor, model, advisor.seed, advisor.head
         self.stages = stages_of(model)
-        accuracy, note = _scored_by(model)
+        self.unit = step_size(model.optimizer)
+        metric, accuracy = first_metric(model)
         views = VIEWS if train.augment is not None and not train.views else train.views or 1
         self.cost = TrialCost(model, views, advisor.batch_size)
         minutes = advisor.minutes
@@ -95,8 +98,10 @@ class Advising:
             accuracy=accuracy,
             counts={"train": len(train), "used": self.used, "validation": len(self.validation)},
             stages_moved=lambda t: [stage.name for stage in moving_stages(self.stages, t)],
-            notes=[note] if note else [],
+            notes=[],
         )
+        if metric is not None and not accuracy:
+            self.found.notes.append(f"The trials were scored by the log loss, because {metric} is not the accuracy.")
 
     def advice(self):
         """Measure, try, choose."""
@@ -104,29 +109,37 @@ class Advising:
         self._measure()
         self.spent += self._measuring(self.used)
         candidates = self._candidates()
-        heads = [Candidate("head", rate * self._unit) for rate in HEAD_RATES] if self.head == "new" else []
-        self.total = len(heads) + sum(planned_trials(max(1, len(candidates))))
+        heads = [Candidate("head", rate * self.unit) for rate in HEAD_RATES] if self.head == "new" else []
+        trials = sum(planned_trials(max(1, len(candidates))))
+        self.total = len(heads) + trials
         kept = self._train_head(heads) if heads else self._as_it_is()
+        self.total = self.number + trials
         if heads:  # frozen features are trained as long as anything else
             candidates.insert(1, Candidate("head", kept.learning_rate))
-        made, epochs = self._try(candidates)
+        made, epochs, last = self._try(candidates)
         if self.late:
             found.notes.append("The machine was so busy that the clock ended the trials before the budget did.")
         if made and epochs < self.advisor.epochs:
             found.notes.append(
                 f"The budget was for trials of {epochs} epochs at most; the plan has {self.advisor.epochs}."
             )
+        short = [t.name for t in last if t.rung < max(one.rung for one in made)]
+        if short:
+            found.notes.append(f"There was no room to try {' and '.join(short)} for longer.")
+        promised = any(c.protected and c.train == "scratch" for c in candidates)
+        if promised and all(t.train != "scratch" for t in made):
+            found.notes.append("There was no room for a trial from random weights; give it more minutes.")
         found.trials += made
         still = [t for t in found.trials if t.train in ("head", ()) and not math.isnan(t.score)]
         found.frozen = max(still, key=lambda t: t.score) if heads else kept
-        last = max((t.rung for t in made), default=0)
-        final = [i for i, t in enumerate(found.trials) if t is found.frozen or (t.rung == last and t.score == t.score)]
+        final = [found.frozen, *(t for t in last if t is not found.frozen and not math.isnan(t.score))]
         if heads and found.accuracy and found.curve.right.mean() > found.frozen.score:
             # No plan does that; but what moves is not to be praised for what frozen features could do.
             found.frozen = Trial.of(Candidate(RIDGE, 0.0), 0, None, 0, found.curve.right)
             found.trials.append(found.frozen)
+        places = [next(i for i, t in enumerate(found.trials) if t is one) for one in final]
         found.trials = [trial.compared(found.frozen, self.seed) for trial in found.trials]
-        final = [found.trials[i] for i in final]
+        final = [found.trials[i] for i in places]
         found.chosen = _simplest(final)
         return Advice(
             plan=self._plan(final),
@@ -223,12 +236,6 @@ class Advising:
     # ------------------------------------------------------------- what is tried
 
     @functools.cached_property
-    def _unit(self):
-        """Rates are meant for Adam and the like; others take steps of another size."""
-        inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        return {"SGD": 20.0, "Lion": 0.2}.get(type(inner).__name__, 1.0)
-
-    @functools.cached_property
     def _depths(self):
         """How many stages may move, the usual ones first."""
         below = len(self.stages) - 1
@@ -239,14 +246,14 @@ class Advising:
     def _candidates(self):
         """The most promising first: the usual rate at every depth, then the others."""
         fixed = self.advisor.learning_rate
-        rates = [rate * self._unit for rate in RATES] if fixed is None else [fixed]
+        rates = [rate * self.unit for rate in RATES] if fixed is None else [fixed]
         if self.head == "kept":
             alone = [stage.name for stage in self.stages[:-1]]
             alone = sorted(alone, key=lambda name: -self.found.ratios[name])[:SINGLES]
             places = [*((name,) for name in alone), *self._depths]
             # A head that has learned something else takes large steps to come round, and they cost little.
-            heads = [rate * self._unit for rate in HEAD_RATES] if fixed is None else [fixed]
-            heads = [Candidate("head", rate, protected=True) for rate in heads[::-1]]
+            heads = [rate * self.unit for rate in HEAD_RATES] if fixed is None else [fixed]
+            heads = [Candidate("head", rate, protected=True) for rate in sorted(heads, reverse=True)]
             return [*heads, *(Candidate(t, rate) for rate in rates for t in places)]
         first = [Candidate(t, rates[0]) for t in self._depths]
         others = [Candidate(t, rate) for rate in rates[1:] for t in self._depths]
@@ -260,7 +267,9 @@ class Advising:
         weights = sum(stage.parameters for stage in self.stages)
         if helps and PLENTY * self.used < weights:
             return []
-        return [Candidate("scratch", rate * self._unit, protected=not helps) for rate in SCRATCH_RATES]
+        fixed = self.advisor.learning_rate
+        rates = [rate * self.unit for rate in SCRATCH_RATES] if fixed is None else [fixed]
+        return [Candidate("scratch", rate, protected=not helps) for rate in rates]
 
     def _try(self, candidates):
         """Successive halving with what is left of the budget."""
@@ -271,7 +280,7 @@ class Advising:
 
         left = self.budget - self.spent
         if left < self._price(candidates[0], 1):
-            return [], self.advisor.epochs
+            return [], self.advisor.epochs, []
         extra = None if self.advisor.learning_rate is not None else _neighbours
         epochs, least = self.advisor.epochs, self._least(self.used)
         return successive_halving(candidates, run, self._price, budget=left, epochs=epochs, least=least, extra=extra)
@@ -287,16 +296,19 @@ class Advising:
         return trial
 
     def _train_head(self, heads):
-        """Train the head at each rate, and begin everything else from the best."""
+        """Train the head, at other rates too where the features hold more, and begin everything else from the best."""
         best = None
         for candidate in heads:
+            if best is not None and self.found.accuracy and best[0].score >= self.found.curve.right.mean():
+                break
             trial = self._run(candidate, self._head_epochs(self.used), None)
             self.found.trials.append(trial)
             if not math.isnan(trial.score) and (best is None or trial.score > best[0].score):
                 best = trial, self.trials.state()
         if best is None:
             raise FloatingPointError(
-                f"The head alone diverged at every rate, down to {heads[0].learning_rate:g}; look at the inputs."
+                "The head alone diverged at every rate, down to "
+                f"{min(head.learning_rate for head in heads):g}; look at the inputs."
             )
         self.trials.start = best[1]
         return best[0]
@@ -312,7 +324,7 @@ class Advising:
         found, chosen, epochs = self.found, self.found.chosen, self.advisor.epochs
         if found.head == "kept":
             moving = [t for t in final if t.train != ()] if chosen.train == () else [chosen]
-            least = _simplest(moving) if moving else Candidate("head", RATES[0] * self._unit)
+            least = _simplest(moving) if moving else Candidate("head", RATES[0] * self.unit)
             return Plan([Candidate(least.train, least.learning_rate).phase(epochs, anchor=self.advisor.anchor)])
         if chosen.train == "scratch":
             return Plan([Candidate("scratch", chosen.learning_rate).phase(epochs, name="scratch")])
@@ -320,8 +332,8 @@ class Advising:
         trained = max(heads, key=lambda t: t.score)
         head = Candidate("head", trained.learning_rate).phase(trained.epochs, name="head")
         if all(t.rung is None for t in found.trials):  # nothing was tried
-            usual = Plan.named("probe_then_tune", epochs=epochs, learning_rate=self.advisor.learning_rate)
-            return Plan([head, dataclasses.replace(usual[1], anchor=self.advisor.anchor)])
+            rate = RATES[0] * self.unit if self.advisor.learning_rate is None else self.advisor.learning_rate
+            return Plan([head, Candidate(self._depths[0], rate).phase(epochs, anchor=self.advisor.anchor)])
         if chosen.rung is None:
             return Plan([head])
         name = "longer" if chosen.train == "head" else "tune"
@@ -348,19 +360,6 @@ def usual_minutes(cost, advisor, train, validation):
     moves = [min(p.train, below) if isinstance(p.train, int) else p.train for p in usual]
     work = sum(cost.of(what, train, validation, phase.epochs) for what, phase in zip(moves, usual))
     return min(5.0, max(0.5, work / budget_of(1.0)))
-
-
-def _scored_by(model):
-    """Is the score the accuracy? And what is to be said about it."""
-    import keras
-
-    settings = model._compile_config.config
-    given = keras.tree.flatten(settings["metrics"] or settings["weighted_metrics"] or [])
-    names = [m if isinstance(m, str) else getattr(m, "name", None) or m.__name__ for m in given if m is not None]
-    if names and "acc" in names[0].lower():
-        return True, ""
-    note = f"The trials were scored by the log loss, because {names[0]} is no mean over examples." if names else ""
-    return False, note
 
 
 def _part(y, most, seed):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import os
 import random
-import tempfile
 import time
 from collections.abc import Callable
 
 import numpy as np
 
 from thaw.advising.comparison import compared
+from thaw.advising.first_metric import first_metric, given_metrics
+from thaw.advising.own_cache import own_cache
+from thaw.advising.step_size import step_size
 from thaw.plan import Phase, Plan
 
 HEAD_EPOCHS = 5  # of the head alone, before anything else moves
@@ -66,7 +66,8 @@ def compare(build, data, *, minutes=5.0, seeds=3, ways=None, batch_size=32, call
         accuracy, or the model's first metric where that is something else.
 
     Raises:
-        ValueError: data, ways or numbers that cannot be meant, or a model with a mistake that ``tune`` finds.
+        ValueError: data, ways or numbers that cannot be meant, a model with a mistake that ``tune`` finds, or a first
+            metric that is no mean over examples; before anything is trained.
 
     Example:
         >>> import keras, numpy as np
@@ -86,18 +87,20 @@ def compare(build, data, *, minutes=5.0, seeds=3, ways=None, batch_size=32, call
 
     train, validation, test = _checked(data, minutes, seeds)
     with same_randomness():
-        chosen, notes = _ways(_built(build, 0), ways, train)
+        model = _built(build, 0)
+        chosen, notes = _ways(model, ways, train)
+        _values(model, test.take(np.arange(min(batch_size, len(test)))), batch_size)  # now, and not after an hour
         runs = {way.name: [] for way in chosen}
         for number in range(seeds * len(chosen)):
             seed, way = number // len(chosen), chosen[number % len(chosen)]
-            with _own_cache():
+            with own_cache():
                 model = _built(build, seed)
                 if way.prepare is not None:
                     way.prepare(model, seed)
                 settings = model._compile_config.config
                 before = runs[way.name]
                 if before:
-                    epochs = _whole(before[-1]["epochs"] * 60 * minutes / before[-1]["seconds"])
+                    epochs = _again(before[-1], 60 * minutes)
                 else:
                     parts = (train, validation)
                     epochs = _epochs(model, way.plan(MOST_EPOCHS), parts, batch_size, 60 * minutes)
@@ -112,6 +115,8 @@ def compare(build, data, *, minutes=5.0, seeds=3, ways=None, batch_size=32, call
 
 
 def _checked(data, minutes, seeds):
+    import keras
+
     from thaw.examples import Examples
 
     if not isinstance(data, (tuple, list)) or len(data) != 3 or any(part is None for part in data):
@@ -123,7 +128,11 @@ def _checked(data, minutes, seeds):
     parts = []
     for part in data:
         if isinstance(part, (tuple, list)) and len(part) in (2, 3):
-            part = Examples(**{k: np.asarray(v) for k, v in zip(("x", "y", "weight"), part)})
+            x, *rest = part
+            if isinstance(x, list) and all(isinstance(rows, np.ndarray) for rows in x):
+                x = tuple(x)  # several inputs
+            x = keras.tree.map_structure(np.asarray, x) if isinstance(x, (dict, tuple)) else np.asarray(x)
+            part = Examples(x=x, **{k: np.asarray(v) for k, v in zip(("y", "weight"), rest)})
         if not isinstance(part, Examples):
             raise ValueError(
                 f"data holds a {type(part).__name__}; expected thaw.Examples or arrays (x, y), of which what stands "
@@ -151,25 +160,31 @@ def _ways(model, wanted, train):
     stages = stages_of(model)
     if stages[-1].name != HEAD or len(stages) < 2:
         raise ValueError(f"{model.name} has no head above other stages; put one on it: attach_head(model, classes).")
-    top, notes = min(2, len(stages) - 2), []
-    stretch = Phase(name="head", epochs=HEAD_EPOCHS, train="head", learning_rate=1e-3, views=4)
+    top, notes, unit = min(2, len(stages) - 2), [], step_size(model.optimizer)
+    stretch = Phase(name="head", epochs=HEAD_EPOCHS, train="head", learning_rate=1e-3 * unit, views=4)
     slow = {"stage_decay": 0.7}
 
     def then(**phase):
         return lambda epochs: Plan([stretch, Phase(epochs=epochs, **phase)])
 
     table = {
-        "frozen": Way("frozen features", "Frozen features are", lambda epochs: Plan.named("probe", epochs=epochs)),
+        "frozen": Way(
+            "frozen features",
+            "Frozen features are",
+            lambda epochs: Plan.named("probe", epochs=epochs, learning_rate=1e-3 * unit),
+        ),
         "top": Way(
             f"top {top} stages" if top > 1 else "top stage",
             f"Moving the top {'two stages' if top > 1 else 'stage'} is",
-            then(name="top", train=max(top, 1), learning_rate=5e-4, views=4, **slow),
+            then(name="top", train=max(top, 1), learning_rate=5e-4 * unit, views=4, **slow),
         ),
-        "whole": Way("whole network", "Moving the whole network is", then(name="all", learning_rate=1e-4, **slow)),
+        "whole": Way(
+            "whole network", "Moving the whole network is", then(name="all", learning_rate=1e-4 * unit, **slow)
+        ),
         "scratch": Way(
             "from scratch",
             "Training from scratch is",
-            lambda epochs: Plan([Phase(name="all", epochs=epochs, learning_rate=1e-3, batchnorm="trained")]),
+            lambda epochs: Plan([Phase(name="all", epochs=epochs, learning_rate=1e-3 * unit, batchnorm="trained")]),
             lambda model, seed: begin_anew(model, train, seed),
         ),
     }
@@ -233,16 +248,51 @@ def _whole(epochs):
     return int(min(MOST_EPOCHS, max(1, epochs)))
 
 
+def _again(run, seconds):
+    """How many epochs go into the time, by the run before."""
+    if not run["epochs"]:
+        return run["planned"]  # it diverged before there was one
+    before = run["seconds"] - run["in_epochs"]  # the head, and what stands still
+    epochs = _whole((seconds - before) * run["epochs"] / max(1e-6, run["in_epochs"]))
+    return min(epochs, run["planned"]) if run["diverged"] else epochs
+
+
 def _run(model, plan, data, batch_size, seed, callbacks):
     """Train; what it took, and a note where it went wrong."""
     from thaw.tuning.tune import tune
 
-    begin, note = time.perf_counter(), ""
+    begin, note, watch = time.perf_counter(), "", _watch()
     try:
-        tune(model, plan, data, batch_size=batch_size, seed=seed, callbacks=callbacks)
+        tune(model, plan, data, batch_size=batch_size, seed=seed, callbacks=[*callbacks, watch])
     except FloatingPointError as error:  # the last good weights are in the model
         note = str(error)
-    return {"epochs": plan[-1].epochs, "seconds": time.perf_counter() - begin}, note
+    last = watch.phase == plan[-1].name
+    return {
+        "planned": plan[-1].epochs,
+        "epochs": watch.epochs if last else 0,
+        "in_epochs": watch.seconds if last else 0.0,
+        "seconds": time.perf_counter() - begin,
+        "diverged": bool(note),
+    }, note
+
+
+def _watch():
+    import keras
+
+    class Watch(keras.callbacks.Callback):
+        """Counts the epochs of the phase that is running, and their seconds."""
+
+        def on_phase_begin(self, phase, moving):
+            self.phase, self.epochs, self.seconds = phase.name, 0, 0.0
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.began = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.epochs += 1
+            self.seconds += time.perf_counter() - self.began
+
+    return Watch()
 
 
 def _late(runs, minutes):
@@ -251,9 +301,11 @@ def _late(runs, minutes):
         used = np.mean([run["seconds"] for run in done]) / 60
         if abs(used - minutes) <= OFF * minutes:
             continue
-        epochs = [run["epochs"] for run in done]
+        epochs = [run["planned"] for run in done]
         told = f"{name} took {used:.2g} of {minutes:.2g} minutes"
-        if max(epochs) == 1 and used > minutes:
+        if used < minutes and any(run["epochs"] < run["planned"] for run in done):
+            yield f"{told}: it ended before its last epoch."
+        elif max(epochs) == 1 and used > minutes:
             yield f"{told}: not even one epoch fits into the time; give more minutes."
         elif min(epochs) == MOST_EPOCHS and used < minutes:
             yield f"{told}: {MOST_EPOCHS:,} epochs are the most."
@@ -266,30 +318,22 @@ def _score_of(model):
     """Name of the score, and whether higher is better."""
     from thaw.tuning.best_weights import BestWeights
 
-    name = _first_metric(model)[0]
+    name, is_accuracy = first_metric(model)
+    name = "accuracy" if is_accuracy or name is None else name
     return name, BestWeights(model, name).higher_is_better
-
-
-def _first_metric(model):
-    import keras
-
-    config = model._compile_config.config
-    given = [m for m in keras.tree.flatten(config["metrics"] or config["weighted_metrics"] or []) if m is not None]
-    if not given:
-        return "accuracy", None
-    metric = keras.metrics.get(given[0]) if isinstance(given[0], str) and "acc" not in given[0] else given[0]
-    name = metric if isinstance(metric, str) else getattr(metric, "name", None) or metric.__name__
-    return ("accuracy", None) if "acc" in name else (name, metric)
 
 
 def _values(model, test, batch_size):
     """The score of each test example."""
+    import keras
+
     from thaw.measuring.predict_probabilities import predict_probabilities
 
-    name, metric = _first_metric(model)
-    if metric is None:
+    name, is_accuracy = first_metric(model)
+    if is_accuracy or name is None:
         y, p = predict_probabilities(model, test, batch_size=batch_size)
         return (p.argmax(axis=1) == y).astype(np.float64)
+    metric = keras.metrics.get(given_metrics(model)[0])
     # A mean over examples keeps its function here; anything else, such as an area under a curve, has none.
     function = getattr(metric, "_fn", metric)
     options = getattr(metric, "_fn_kwargs", {})
@@ -303,21 +347,3 @@ def _values(model, test, batch_size):
         for x, y, *_ in test.ordered(batch_size)
     ]
     return np.concatenate(pieces)
-
-
-@contextlib.contextmanager
-def _own_cache():
-    """An empty cache of activations beside the usual one, so that no run profits from another; removed at the end."""
-    from thaw.tuning.disk_budget import DiskBudget
-
-    usual, before = DiskBudget(budget=0).folder.parent, os.environ.get("THAW_CACHE")
-    usual.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="compare-", dir=usual) as folder:
-        os.environ["THAW_CACHE"] = folder
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["THAW_CACHE"]
-            else:
-                os.environ["THAW_CACHE"] = before

@@ -19,7 +19,7 @@ class Compared:
         subject: as a sentence begins with it, with "is" or "are".
         score, low, high: mean over the seeds, with its 95 % interval.
         difference, difference_low, difference_high: from the best way; ``None`` for the best itself.
-        epochs: of the last phase, for each seed.
+        epochs: of the last phase that were made, for each seed.
         minutes: that each seed took.
         scores: of each seed.
     """

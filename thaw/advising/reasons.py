@@ -30,31 +30,37 @@ def reasons(found):
 
 def _advice(found):
     trial, frozen = found.chosen, found.frozen
-    others = [t for t in found.trials if t.against is not None and t.rung is not None and t.moving]
+    tried = [t for t in found.trials if t.rung is not None and (t.moving or t.train == "scratch")]
     if found.head == "new":
-        others = [t for t in others if t.train != "head"]
-    closest = max(others, key=lambda t: t.against[0], default=None)
-    if not others:
-        return "There was no room for trials in the budget, so the plan is the usual one; give it more minutes."
+        tried = [t for t in tried if t.train != "head"]
+    plan = "the usual one" if found.head == "new" else "the least that could be tuned"
+    if not tried:
+        return f"There was no room for trials in the budget, so the plan is {plan}; give it more minutes."
+    closest = max((t for t in tried if t.against is not None), key=lambda t: t.against[0], default=None)
     of_frozen = "frozen features" + (f" under a {frozen.name}" if not frozen.learning_rate else "")
-    gain = "" if trial.against is None else f", {_gain(trial.against)} over {of_frozen}"
-    if trial.train == "scratch":
-        return f"Start from random weights: {_score(trial)}{gain}; the pre-trained ones did not keep up."
-    if trial.train == ():
-        return (
-            f"Leave the model as it is: {_score(trial)}; the best that was tried, {closest.name}, changes this by "
-            f"{_gain(closest.against)}. The plan is the least that could be tuned."
-        )
-    if trial.train == "head" and found.head == "new":
-        return (
-            f"Frozen features are enough: {_score(trial)} with the head alone; the best that moves more, "
-            f"{closest.name}, differs from {of_frozen} by {_gain(closest.against)}."
-        )
-    chance = trial.against is not None and trial.against[1] <= 0
-    doubt = " That may still be chance." if chance else ""
     beaten = of_frozen if found.head == "new" else "the model as it is"
-    gain = f", {_gain(trial.against)} over {beaten}" if trial.against is not None else ""
-    return f"Move {_moving(found, trial)} at {trial.learning_rate:.2g}: {_score(trial)}{gain}.{doubt}"
+    gain = "" if trial.against is None else f", {_gain(trial.against)} over {beaten}{_doubt(trial)}"
+    if trial.train == ():
+        others = "all that was tried diverged"
+        if closest is not None:
+            others = f"the best that was tried, {closest.name}, changes this by {_gain(closest.against)}"
+        return f"Leave the model as it is: {_score(trial)}; {others}. The plan is {plan}."
+    if trial.train == "head" and found.head == "new":
+        others = f"all that moves more diverged, down to {min(t.learning_rate for t in tried):.2g}"
+        if closest is not None:
+            differs = f"differs from {of_frozen} by {_gain(closest.against)}"
+            others = f"the best that moves more, {closest.name}, {differs}"
+        return f"Frozen features are enough: {_score(trial)} with the head alone; {others}."
+    if trial.train == "scratch":
+        return f"Start from random weights: {_score(trial)}{gain}."
+    return f"Move {_moving(found, trial)} at {trial.learning_rate:.2g}: {_score(trial)}{gain}."
+
+
+def _doubt(trial):
+    _, low, high = trial.against
+    if high < 0:
+        return "; a readout is better, but is nothing that is trained"
+    return "; that may still be chance" if low <= 0 else ""
 
 
 def _similarity(found):

@@ -14,7 +14,8 @@ def successive_halving(candidates, run, cost, *, budget, epochs, least=1, extra=
 
     Successive halving (Jamieson and Talwalkar 2016), in three rungs: a ninth of the epochs, a third, and all. What is
     tried follows from the counted costs alone. The candidates are taken in the order given, as many as will do with
-    the budget if a third of them goes on; a trial that would not fit into what is left is not made.
+    the budget if a third of them goes on; a trial that would not fit into what is left is not made, and an extra one
+    only where enough is left for those that go on.
 
     Args:
         candidates: what is to be tried, the most promising first; each is something with a ``protected`` flag, which
@@ -30,33 +31,44 @@ def successive_halving(candidates, run, cost, *, budget, epochs, least=1, extra=
             that go on, the best first.
 
     Returns:
-        ``(trials, epochs)``: what ``run`` returned, in the order of the trials; and the epochs of the last rung.
+        ``(trials, epochs, last)``: what ``run`` returned, in the order of the trials; the epochs of the last rung; and
+        of each candidate that came as far as the last rung that was begun, its longest trial, which is a shorter one
+        where the budget ended, or ``run`` did.
 
     Example:
         >>> import dataclasses
         >>> from thaw.advising.successive_halving import successive_halving
         >>> Toy = dataclasses.make_dataclass("Toy", ["rank", ("protected", bool, False)])
         >>> toys = [Toy(i) for i in (3, 9, 4, 1, 8, 2, 5)]
-        >>> made, epochs = successive_halving(toys, lambda t, e, r: t, lambda t, e, b: e, budget=60, epochs=9)
-        >>> [toy.rank for toy in made], epochs
-        ([3, 9, 4, 1, 8, 2, 5, 9, 8, 5, 9, 8], 9)
+        >>> made, epochs, last = successive_halving(toys, lambda t, e, r: t, lambda t, e, b: e, budget=60, epochs=9)
+        >>> [toy.rank for toy in made], epochs, [toy.rank for toy in last]
+        ([3, 9, 4, 1, 8, 2, 5, 9, 8, 5, 9, 8], 9, [9, 8])
     """
     chosen, epochs = affordable(candidates, cost, budget, epochs, least)
-    trials, before, left = [], [], budget
+    trials, before, left, extras, longest = [], [], budget, [], {}
+
+    def last():
+        return [longest[id(candidate)] for candidate in chosen if id(candidate) in longest]
+
     for rung in range(RUNGS):
         scored, passes = [], rung_epochs(epochs, rung, least)
         if rung and passes == rung_epochs(epochs, rung - 1, least):
             continue  # the same once more would say nothing new
         for candidate in chosen:
             price = cost(candidate, passes, before)
-            if price > left:
+            spare = left
+            if any(candidate is extra for extra in extras) and rung < RUNGS - 1:
+                going_on = sorted((c for _, c in scored), key=lambda c: -cost(c, epochs, before))[:FEWEST]
+                spare -= sum(cost(c, epochs, before) for c in going_on)
+            if price > spare:
                 continue  # a cheaper one may still fit
             trial = run(candidate, passes, rung)
             if trial is None:
-                return trials, epochs
+                return trials, epochs, last()
             left -= price
             before.append(candidate)
             trials.append(trial)
+            longest[id(candidate)] = trial
             scored.append((trial.rank, candidate))
         if not scored or rung == RUNGS - 1:
             break
@@ -64,10 +76,9 @@ def successive_halving(candidates, run, cost, *, budget, epochs, least=1, extra=
         scored.sort(key=lambda found: -math.inf if math.isnan(found[0]) else found[0], reverse=True)
         keep = max(FEWEST, math.ceil(len(scored) / ETA))
         following = [candidate for _, candidate in scored[:keep]]
-        if extra is not None:
-            following += [c for c in extra(before, tuple(following)) if c not in following]
-        chosen = following + [c for _, c in scored[keep:] if c.protected]
-    return trials, epochs
+        extras = [] if extra is None else [c for c in extra(before, tuple(following)) if c not in following]
+        chosen = [*following, *extras, *(c for _, c in scored[keep:] if c.protected)]
+    return trials, epochs, last()
 
 
 def rung_epochs(epochs, rung, least=1):

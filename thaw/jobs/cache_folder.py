@@ -5,21 +5,23 @@ from __future__ import annotations
 import datetime
 import json
 import re
-import shutil
 from pathlib import Path
 
 
 def cache_folder(folder=None):
     """Look at what is kept on disk between runs: decoded pictures, and what standing layers said about them.
 
+    What a comparison has in use is shown too, and what one that was killed has left.
+
     Args:
         folder: the folder of both caches. Default: ``$THAW_CACHE``, else ``$XDG_CACHE_HOME/thaw``, else
             ``~/.cache/thaw``.
 
     Returns:
-        A list of dicts, the least recently used first: ``what`` (``"activations"`` or ``"decoded"``), ``about``
-        (a dict: from which model, at which size ...), ``told`` (the same for people), ``pictures``, ``rows`` (all
-        versions of them), ``bytes``, ``last_used`` (UTC, ISO 8601), ``path``.
+        A list of dicts, the least recently used first: ``what`` (``"activations"``, ``"decoded"`` or
+        ``"comparison"``), ``about`` (a dict: from which model, at which size, whether it is ``in_use`` ...), ``told``
+        (the same for people), ``pictures``, ``rows`` (all versions of them), ``bytes``, ``last_used`` (UTC, ISO 8601),
+        ``path``.
 
     Example:
         >>> import tempfile
@@ -28,13 +30,16 @@ def cache_folder(folder=None):
         []
     """
     root = _root(folder)
-    return sorted([*_activations(root), *_decoded(root)], key=lambda row: (row["last_used"], row["path"]))
+    return sorted(
+        [*_activations(root), *_decoded(root), *_comparisons(root)], key=lambda row: (row["last_used"], row["path"])
+    )
 
 
 def clear_cache(folder=None):
     """Remove what :func:`cache_folder` shows, and nothing else that may lie there.
 
-    A run that is going on reads its decoded pictures from there: it will stop. Given again, it goes on.
+    What a comparison has in use stays. A run that is going on reads its decoded pictures from there: it will stop.
+    Given again, it goes on.
 
     Args:
         folder: as for :func:`cache_folder`.
@@ -48,6 +53,7 @@ def clear_cache(folder=None):
         >>> clear_cache(tempfile.mkdtemp())
         0
     """
+    from thaw.advising.own_cache import remove_left_caches
     from thaw.tuning.disk_budget import DiskBudget
 
     root, freed = _root(folder), 0
@@ -60,9 +66,7 @@ def clear_cache(folder=None):
     for file, _, stat in _entries(root):
         file.unlink(missing_ok=True)
         freed += stat.st_size
-    for left in root.glob("compare-*"):  # of a comparison that goes on, or was killed
-        freed += sum(file.stat().st_size for file in left.rglob("*") if file.is_file())
-        shutil.rmtree(left, ignore_errors=True)
+    freed += remove_left_caches(root)
     for half in (root / "decoded").glob("[0-9a-f][0-9a-f]"):
         try:
             half.rmdir()
@@ -100,6 +104,27 @@ def _activations(root):
             "bytes": sum(size for _, size, _ in mine),
             "last_used": _time(last / 1e9),
             "path": str(shelf),
+        }
+
+
+def _comparisons(root):
+    from thaw.advising.own_cache import own_caches
+
+    for path, size, in_use in own_caches(root):
+        inside = list(_activations(path))
+        try:
+            last = max((row["last_used"] for row in inside), default=_time(path.stat().st_mtime))
+        except FileNotFoundError:
+            continue  # it has just ended
+        yield {
+            "what": "comparison",
+            "about": {"in_use": in_use},
+            "told": "in use by a comparison" if in_use else "left by a comparison",
+            "pictures": max((row["pictures"] for row in inside), default=0),
+            "rows": sum(row["rows"] for row in inside),
+            "bytes": size,
+            "last_used": last,
+            "path": str(path),
         }
 
 

@@ -91,7 +91,6 @@ class Forgetting:
             after = stage_grams(self.model, self._some(), batch_size=32) if moved else self._grams
             similar = stage_cka(self._grams, after, seed=self.seed)
             found["similarity"] = {name: value for name, value in similar.items() if name != HEAD}
-        self.notes.append(_sentence(found))
         return found
 
     # What the settling needs to know.
@@ -259,13 +258,3 @@ def _callbacks(forgetting, watch):
 def inside(forgotten, budget):
     """Is so much inside the budget? A hair of rounding is no forgetting; what is not a number never is."""
     return math.isfinite(forgotten) and forgotten <= budget + 1e-9
-
-
-def _sentence(found):
-    value, low, high = (f"{found['forgotten'][key]:.1%}" for key in ("value", "low", "high"))
-    before, after = (f"{found[name]['value']:.1%}" for name in ("before", "after"))
-    what = found["measured"]
-    if found["score"] == "agreement":
-        same = found["after"]
-        return f"Kept: {same['value']:.1%} ({same['low']:.1%} to {same['high']:.1%}), the {what}."
-    return f"Forgotten: {value} ({low} to {high}) of the old score, from {before} to {after}: the {what}."

@@ -118,7 +118,7 @@ def old_task(
     # Where Keras would have to download the head along with the rest, up to ten times as much, it is left out.
     if not needed and not from_file and (name != EMBEDDED or weights != "imagenet"):
         return OldTask(backbone=backbone(name, weights=weights, **given))
-    if weights is None:
+    if weights is None and not from_file:  # a file brings its own, which backbone() says
         raise ValueError(
             "A network with random weights knows nothing that it could forget; leave --retain and --max-forgetting out."
         )

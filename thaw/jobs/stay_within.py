@@ -21,7 +21,8 @@ def stay_within(forgetting, plan):
     epoch outside may lead to the place on the line that is the best of all.
 
     The backbone as it was is inside any budget. What is no better at the new task than always naming the commonest
-    class does not count as held: then the budget could not be held, and what has learned and forgets least is left.
+    class does not count as held: then the budget could not be held, and what has learned and forgets least is left,
+    or the best epoch where that is inside.
 
     BatchNorm's statistics are measured anew on pictures of both tasks where the run has moved them. Where they were
     held, both ends work with the same ones, and so does the line; measured anew they may give back much more of the old
@@ -53,10 +54,19 @@ def stay_within(forgetting, plan):
 
     model, validation = forgetting.model, forgetting.pictures.validation
     budget = forgetting.old.max_forgetting
+    floor = float(np.bincount(validation.y).max() / len(validation.y))
+    epoch, score = forgetting.best_inside, None
+    if epoch is not None:  # Keras says it in float32, which may be a hair above what it is
+        score = round(epoch.value * len(validation)) / len(validation)
     first = forgetting.measure()
     found = {"max_forgetting": budget, "inside": True, "chosen": "the best epoch", "alpha": None, "rescue": []}
-    if inside(1 - first["kept"]["value"], budget):
-        return found, []
+    if inside(1 - first["kept"]["value"], budget):  # then the best epoch is the best of those inside
+        if score is None or score > floor:
+            return found, []
+        return found | {"inside": False}, [
+            f"The best epoch forgets no more than {budget:.1%}, but at the new task it is no better than always naming "
+            "the commonest class: the budget does not count as held."
+        ]
     after = [w.numpy() for w in model.weights]
     before = keep_stages(model, forgetting.start, after)
     both = _both(forgetting)
@@ -83,11 +93,9 @@ def stay_within(forgetting, plan):
             ).rows
             tried += [(row, name, data) for row in rows]
         found["rescue"] = [dataclasses.asdict(row) | {"statistics": name} for row, name, _ in tried]
-        floor = float(np.bincount(validation.y).max() / len(validation.y))
         learned = [one for one in tried if one[0].new.value > floor]
         fit = [one for one in learned if inside(one[0].forgotten, budget)]
-        epoch = forgetting.best_inside
-        if epoch is not None and epoch.value > max([floor, *(row.new.value for row, *_ in fit)]):
+        if score is not None and score > max([floor, *(row.new.value for row, *_ in fit)]):
             found["chosen"] = f"epoch {epoch.epoch + 1}, the best that was inside the budget"
             for variable, value in zip(model.weights, epoch.weights):
                 variable.assign(value)

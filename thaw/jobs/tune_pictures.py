@@ -33,6 +33,8 @@ def tune_pictures(pictures, out, *, backbone, plan=None, batch_size=32, seed=0, 
         named by ``metrics["split"]``, and the ``keras.callbacks.History``. ``metrics["retention"]`` says what is
         forgotten, where that can be measured: ``before``, ``after`` and ``forgotten``, with intervals; with a budget
         also whether the run is ``inside`` it, and what was ``chosen`` where its best epoch was not.
+        ``metrics["moved"]`` says how far every stage of the written model is from where it began;
+        ``metrics["moved_in_phases"]`` how far each phase moved it, whatever was made of it afterwards.
 
     Raises:
         ValueError: a mistake found before the first step, or a folder that holds another run.
@@ -57,6 +59,8 @@ def tune_pictures(pictures, out, *, backbone, plan=None, batch_size=32, seed=0, 
     from thaw.shipping.lock_run import lock_run
     from thaw.shipping.run_folder import refuse_finished, write_run
     from thaw.shipping.write_atomically import write_atomically
+    from thaw.stages import stages_of
+    from thaw.tuning.movement import movement, snapshot
     from thaw.tuning.tune import tune
 
     out = Path(out)
@@ -78,6 +82,8 @@ def tune_pictures(pictures, out, *, backbone, plan=None, batch_size=32, seed=0, 
             advisor = dataclasses.replace(advisor, callbacks=(*advisor.callbacks, *callbacks))
         advised = advised_plan(advisor, model, (train, pictures.validation), work, scratch=old.max_forgetting is None)
         plan = advised.plan
+        stages = stages_of(model)
+        begin = snapshot(stages)
         forgetting = Forgetting(old, model, pictures, work, batch_size=batch_size, seed=seed)
         if advised.scratch:  # after what is forgotten was looked at
             begin_anew(model, train, seed)
@@ -102,7 +108,8 @@ def tune_pictures(pictures, out, *, backbone, plan=None, batch_size=32, seed=0, 
             model, getattr(pictures, split), labels=pictures.labels, batch_size=batch_size, seed=seed
         )
         measured = getattr(pictures, split).y
-        metrics["moved"] = history.moved
+        metrics["moved"] = [dataclasses.asdict(stage) for stage in movement(stages, begin)]
+        metrics["moved_in_phases"] = history.moved
         if forgotten is not None:
             metrics["retention"] = forgotten
         metrics["majority"] = float(np.bincount(measured).max() / len(measured))

@@ -62,7 +62,10 @@ def gradient_ratio(model, data, *, batches=8, batch_size=32, seed=0):
     def norms(x, y):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([w.value for w in flat])
-            value = tf.reduce_mean(loss(y, model(x, training=False)))
+            p = model(x, training=False)
+            if p.shape.rank == y.shape.rank + 1 and p.shape[-1] == 1:  # one number for each example, as fit takes it
+                y = tf.expand_dims(y, -1)
+            value = tf.reduce_mean(loss(y, p))
         found = iter(tape.gradient(value, [w.value for w in flat], unconnected_gradients="zero"))
         return [
             tf.sqrt(sum((tf.reduce_sum(tf.square(tf.cast(next(found), tf.float32))) for _ in stage), tf.constant(0.0)))

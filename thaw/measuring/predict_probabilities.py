@@ -13,8 +13,9 @@ def predict_probabilities(model, data, *, batch_size=32):
 
     Args:
         model: a ``keras.Model`` that ends in a softmax, in logits, or in a single sigmoid unit.
-        data: :class:`thaw.Examples` (read in order, not augmented), arrays ``(x, y)``, or a batched, finite
-            ``tf.data.Dataset`` of ``(x, y)``. Weights are not looked at.
+        data: :class:`thaw.Examples` (read in order, not augmented), arrays ``(x, y)``, with a dict or tuple of arrays
+            for ``x`` where there are several inputs, or a batched, finite ``tf.data.Dataset`` of ``(x, y)``. Weights
+            are not looked at.
         batch_size: examples in a batch; a data set keeps its own.
 
     Returns:
@@ -47,10 +48,15 @@ def predict_probabilities(model, data, *, batch_size=32):
 
 def _batches(data, batch_size):
     """Batches of the data, and how many examples there are: about, for a data set, or ``None`` if it cannot say."""
+    import keras
+
     if isinstance(data, (tuple, list)):
         if len(data) not in (2, 3):
             raise ValueError(f"The data are {len(data)} arrays; expected (x, y).")
-        x, y = np.asarray(data[0]), np.asarray(data[1])
+        x, y = data[0], np.asarray(data[1])
+        if isinstance(x, list) and all(isinstance(rows, np.ndarray) for rows in x):
+            x = tuple(x)  # several inputs
+        x = keras.tree.map_structure(np.asarray, x) if isinstance(x, (dict, tuple)) else np.asarray(x)
         data = Examples(x=x, y=y)
     if isinstance(data, Examples):
         return data.ordered(batch_size), len(data)

@@ -195,7 +195,10 @@ def _batches(data, batch_size, seed, repeat, steps):
 
     if isinstance(data, (tuple, list)):
         x, y, *weight = data
-        data = Examples(x=np.asarray(x), y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
+        if isinstance(x, list) and all(isinstance(rows, np.ndarray) for rows in x):
+            x = tuple(x)  # several inputs
+        x = keras.tree.map_structure(np.asarray, x) if isinstance(x, (dict, tuple)) else np.asarray(x)
+        data = Examples(x=x, y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
     if isinstance(data, Examples):
         batches = data.epochs(batch_size, seed=seed + repeat)
     elif isinstance(data, tf.data.Dataset):
@@ -220,10 +223,16 @@ def _diverged(row, k):
 def _suggest(rates, losses):
     """Suggestion, lowest, highest and the reason, from the losses of all repeats."""
     found = [_of_one(rates, row) for row in losses]
-    wrong = [reason for _, reason in found if reason]
+    wrong = {}
+    for _, reason in found:
+        if reason:  # one of a kind may name another rate
+            wrong.setdefault(reason.partition(" at ")[0], []).append(reason)
     if wrong:
-        counts = f"in {len(wrong)} of {len(found)} repeats " if len(wrong) < len(found) else ""
-        return None, None, None, f"There is no clear suggestion: {counts}{wrong[0]}"
+        told = [
+            (f"in {len(alike)} of {len(found)} repeats " if len(alike) < len(found) else "") + alike[0]
+            for alike in wrong.values()
+        ]
+        return None, None, None, f"There is no clear suggestion: {' And '.join(told)}"
     each = np.array([rate for rate, _ in found])
     low, high = float(each.min()), float(each.max())
     if high > DISAGREE * low:

@@ -1,0 +1,76 @@
+"""The cache of one run of a comparison, and what is left of it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from thaw.advising.own_cache import own_cache, own_caches, remove_left_caches
+from thaw.jobs.cache_folder import cache_folder, clear_cache
+
+HOLDS = """
+import os, sys
+from thaw.advising.own_cache import own_cache
+with own_cache() as folder:
+    open(folder + "/rows.npy", "wb").write(bytes(100))
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def other(root):
+    """Another process that has a cache, and its path."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield process, process.stdout.readline().strip()
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_empty_and_gone_at_the_end(root):
+    def fails():
+        with own_cache() as folder:
+            assert os.environ["THAW_CACHE"] == folder
+            assert [(str(path), in_use) for path, _, in_use in own_caches(root)] == [(folder, True)]
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        fails()
+    assert os.environ["THAW_CACHE"] == str(root)
+    assert list(root.iterdir()) == []
+
+
+def test_what_is_in_use_stays_until_its_process_is_killed(root, other):
+    process, folder = other
+    for _ in range(2):  # also after a look
+        (row,) = cache_folder()
+        assert (row["what"], row["told"], row["about"]) == ("comparison", "in use by a comparison", {"in_use": True})
+        assert (row["path"], row["bytes"]) == (folder, 100)
+    assert clear_cache() == 0
+    assert remove_left_caches(root) == 0
+    with own_cache():
+        pass
+    assert os.path.exists(folder + "/rows.npy")
+    process.kill()
+    process.wait()
+    (row,) = cache_folder()
+    assert (row["told"], row["about"]) == ("left by a comparison", {"in_use": False})
+    with own_cache() as mine:  # the next run removes it
+        assert [str(path) for path in root.iterdir()] == [mine]
+
+
+def test_what_was_left_is_cleared(root, other):
+    process, folder = other
+    process.kill()
+    process.wait()
+    assert clear_cache() == 100
+    assert not os.path.exists(folder)
