@@ -4,7 +4,8 @@
     python benchmarks/interpolation.py [SEEDS] [--pairs PAIR ...] [--quick]
 
 Models are tuned as a person would do it, the head first, and then rescued: the weights are taken from the line
-between those before and those after (Wortsman et al. 2022), the new head as it was learned.
+between those before and those after (Wortsman et al. 2022), the new head as it was learned; and then the head is
+trained once more on what the backbone now gives, which the old task does not notice.
 
   digits-clothes    EfficientNet-Lite0 at 96 x 96, with a head that knows scikit-learn's handwritten digits, is tuned to
                     500 pictures of all ten kinds of clothes of Fashion-MNIST; the old task is measured with the
@@ -16,16 +17,18 @@ between those before and those after (Wortsman et al. 2022), the new head as it 
                     is the agreement of its head with what it said before, on 339 photographs of Tux Paint
   imagenet-cells    the same with 600 defective or intact solar cells
 
-The first two are the default because they came nearest to the aim with one seed; that is the best of six, and only
-digits-clothes reached it, on its validation data. The others are run where they are asked for. Where the new task's
-score rises all the way to the end, as in a small net without features for the new classes, or where the old score
-hangs on a thousand classes and falls at once, going back costs more.
+The first two are the default because they came nearest to the aim with one seed; that is the best of six. The others
+are run where they are asked for. Where the new task's score rises all the way to the end, as in a small net without
+features for the new classes, or where the old score hangs on a thousand classes and falls at once, going back costs
+more. With the seeds 0 to 2 going back alone was tried first: it reached the aim on digits-clothes only, and for that
+the head is trained once more. The seeds that count begin at 3.
 
 Everything is chosen on validation data: the place on the line by `thaw.rescue`, the best at the new task among those
-that leave at most 45 % of what was lost, with BatchNorm's statistics weighed like the weights or measured anew on
-pictures of both tasks, whichever is better at the new task. The verdict is of test data that nothing was chosen on.
-The aim is that at most one point of the new task gives back at least half of what the old task lost, on both
-pairs, as means over the seeds. The exit code is 1 where it does not.
+that leave at most 45 % of what was lost. BatchNorm's statistics were held and are the same everywhere. (Measured anew
+on pictures of both tasks, which look unlike each other, they cost 18 to 50 points of the new task wherever they were
+tried.) The verdict is of test data that nothing was chosen on. The aim is that at most one point of the new task gives
+back at least half of what the old task lost, on both pairs, as means over the seeds. The exit code is 1 where it does
+not.
 """
 
 import argparse
@@ -65,7 +68,9 @@ SMALL = Plan(
 ALPHAS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0)
 LEFT = 0.45  # share of what was lost that may stay lost on validation: a little less than the half that is aimed at
 KINDS = ("animals", "clothes", "food", "hobbies", "household", "plants", "sports", "town", "vehicles")
-STATISTICS = ("weighed", "anew")  # how BatchNorm's are found
+AGAIN = Plan([Phase(name="head", epochs=5, train="head", learning_rate=1e-3)])
+FIRST = 3  # seed: see above
+PLACES = ("before", "after", "rescued", "head again")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +84,6 @@ class Pair:
     test: Examples
     old: Any
     old_test: Any
-    pictures: Any  # of both tasks
 
 
 def small_net_to_clothes(seed, quick):
@@ -90,7 +94,7 @@ def small_net_to_clothes(seed, quick):
     many, few, checks = (2000, 300, 300) if quick else (20_000, 8000, 2000)
     net = small_net()
     before = pre_train(net, x[old[:many]], y[old[:many]], epochs=1 if quick else 3, seed=seed)
-    seen, unseen = old[:1000], old[many : many + checks]
+    unseen = old[many : many + checks]
 
     def examples(indices):
         return Examples(x=x[indices], y=y[indices] - 5)
@@ -104,7 +108,6 @@ def small_net_to_clothes(seed, quick):
         test=Examples(x=x_test[new_test], y=y_test[new_test] - 5),
         old=share_right(before, x[unseen], y[unseen]),
         old_test=share_right(before, x_test[old_test], y_test[old_test]),
-        pictures=np.concatenate([x[seen], x[new[:1000]]]),
     )
 
 
@@ -167,7 +170,6 @@ def with_old_head(old, new, seed):
         test=new[2],
         old=share_right(before, old[1].x, old[1].y),
         old_test=share_right(before, old[2].x, old[2].y),
-        pictures=np.concatenate([old[0].x[:200], new[0].x[:200]]),
     )
 
 
@@ -196,7 +198,6 @@ def from_imagenet(classes, train, validation, test, seed):
         test=test,
         old=share_right(whole, seen),
         old_test=share_right(whole, unseen),
-        pictures=np.concatenate([seen, train.x[: len(seen)]]),
     )
 
 
@@ -226,72 +227,60 @@ def share_right(old, x, y=None):
 
 
 def one_seed(pair, seed, say):
-    """Tune and rescue: both sweeps on validation data, what was chosen, and test scores of the ends and of it."""
+    """Tune, rescue and train the head once more: the sweep on validation data, and test scores of all."""
     model = pair.model
     model.compile(keras.optimizers.AdamW(weight_decay=1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    start = model.get_weights()
-    first = pair.old(model)
-    tune(model, pair.plan, (pair.train, pair.validation), seed=seed)
-    after = model.get_weights()
-    before = keep_stages(model, start, after)
+    start, data, tests = model.get_weights(), (pair.train, pair.validation), {}
     score_new = share_right(model, pair.validation.x, pair.validation.y)
+
+    def test(place):
+        tests[place] = share_right(model, pair.test.x, pair.test.y)(model), pair.old_test(model)
+
+    first = pair.old(model)
+    tune(model, pair.plan, data, seed=seed)
+    test("after")
+    before = keep_stages(model, start, model.get_weights())
     lost = 1 - pair.old(model) / first
     say(f"tuned; {100 * lost:.1f} % of the old task's validation score is lost")
-    sweeps, weights = {}, {}
-    for way, pictures in zip(STATISTICS, (None, pair.pictures)):
-        model.set_weights(after)
-        sweeps[way] = rescue(
-            model,
-            before,
-            score_new,
-            pair.old,
-            max_forgetting=min(1.0, max(0.0, LEFT * lost)),
-            alphas=ALPHAS,
-            data=pictures,
-        )
-        weights[way] = model.get_weights()
-        say(f"BatchNorm {way}:\n{sweeps[way]}")
-    way = max(STATISTICS, key=lambda way: rank(sweeps[way]))
-    tests = {}
-    for name, values in (("before", before), ("after", after), ("rescued", weights[way])):
-        model.set_weights(values)
-        tests[name] = share_right(model, pair.test.x, pair.test.y)(model), pair.old_test(model)
-    return sweeps, (way, sweeps[way].alpha), tests
-
-
-def rank(rescued):
-    chosen = [row for row in rescued.rows if row.alpha == rescued.alpha]
-    return max((row.new.value, row.old.value) for row in chosen) if chosen else (-1.0, -1.0)
+    budget = min(1.0, max(0.0, LEFT * lost))
+    sweep = rescue(model, before, score_new, pair.old, max_forgetting=budget, alphas=ALPHAS)
+    say(f"on the line:\n{sweep}")
+    test("rescued")
+    # Where the best epoch of the new head is no better on validation, the head stays as it was.
+    learned, value = model.get_weights(), score_new(model)
+    tune(model, AGAIN, data, seed=seed)
+    if score_new(model) < value:
+        model.set_weights(learned)
+    say(f"the head once more: {value:.4f} becomes {score_new(model):.4f}")
+    test("head again")
+    model.set_weights(before)
+    test("before")
+    return sweep, tests
 
 
 def report(name, found):
     """The table of a pair, and whether the aim is reached."""
-    seeds = len(found)
-    print(f"\n{name}: validation data, means of {seeds} seeds")
-    print(f"{'':8}{'BatchNorm weighed':>26}{'':4}{'BatchNorm measured anew':>26}")
-    print(f"{'alpha':8}" + f"{'new':>8}{'old':>8}{'back':>10}    " * 2)
-    ends = {way: [mean(f[0][way].rows[i].old.value for f in found) for i in (0, -1)] for way in STATISTICS}
+    print(f"\n{name}: validation data, means of {len(found)} seeds\n{'alpha':8}{'new':>8}{'old':>8}{'back':>10}")
+    ends = [mean(sweep.rows[i].old.value for sweep, _ in found) for i in (0, -1)]
     for i, alpha in enumerate(ALPHAS):
-        cells = ""
-        for way in STATISTICS:
-            new, old = (mean(getattr(f[0][way].rows[i], task).value for f in found) for task in ("new", "old"))
-            cells += f"{new:8.4f}{old:8.4f}{given_back(old, *ends[way]):>10}    "
-        print(f"{alpha:<8.2g}{cells}".rstrip())
-    print(f"\n{name}: test data\n{'':36}{'new task':>27}{'old task':>27}")
-    print(f"{'':8}{'chosen':28}" + f"{'before':>9}{'after':>9}{'rescued':>9}" * 2)
-    for seed, (_, (way, alpha), tests) in enumerate(found):
-        chosen = "nothing" if alpha is None else f"alpha {alpha:g}, statistics {way}"
-        cells = [f"{tests[place][task]:9.4f}" for task in (0, 1) for place in ("before", "after", "rescued")]
-        print(f"seed {seed:<3}{chosen:28}" + "".join(cells))
-    new, old = ({place: mean(f[2][place][task] for f in found) for place in found[0][2]} for task in (0, 1))
-    cells = [f"{values[place]:9.4f}" for values in (new, old) for place in ("before", "after", "rescued")]
-    print(f"{'mean':36}" + "".join(cells))
-    cost, lost, back = new["after"] - new["rescued"], old["before"] - old["after"], old["rescued"] - old["after"]
-    reached = lost > 0 and cost <= 0.01 and back >= 0.5 * lost
-    costs = [f[2]["after"][0] - f[2]["rescued"][0] for f in found]
-    backs = [f[2]["rescued"][1] - f[2]["after"][1] for f in found]
-    print(f"of {100 * lost:.2f} points lost, {spread(backs)} come back, {given_back(old['rescued'], *old.values())},")
-    print(f"and cost {spread(costs)} points of the new task: {'reached' if reached else 'not reached'}")
+        new, old = (mean(getattr(sweep.rows[i], task).value for sweep, _ in found) for task in ("new", "old"))
+        print(f"{alpha:<8.2g}{new:8.4f}{old:8.4f}{given_back(old, *ends):>10}")
+    heads = "".join(f"{place:>11}" for place in PLACES)
+    print(f"\n{name}: test data\n{'':14}{'new task':>44}{'old task':>44}\n{'seed  chosen':14}{heads}{heads}")
+    for seed, (sweep, tests) in enumerate(found, FIRST):
+        chosen = "nothing" if sweep.alpha is None else f"{sweep.alpha:g}"
+        cells = "".join(f"{tests[place][task]:11.4f}" for task in (0, 1) for place in PLACES)
+        print(f"{seed:<6}{chosen:8}{cells}")
+    means = [{place: mean(tests[place][task] for _, tests in found) for place in PLACES} for task in (0, 1)]
+    print(f"{'mean':14}" + "".join(f"{values[place]:11.4f}" for values in means for place in PLACES))
+    for place in PLACES[2:]:
+        costs = [tests["after"][0] - tests[place][0] for _, tests in found]
+        backs = [tests[place][1] - tests["after"][1] for _, tests in found]
+        lost = means[1]["before"] - means[1]["after"]
+        reached = lost > 0 and mean(costs) <= 0.01 and mean(backs) >= 0.5 * lost
+        share = given_back(means[1][place], means[1]["before"], means[1]["after"])
+        print(f"{place}: of {100 * lost:.2f} points lost, {spread(backs)} come back, {share},")
+        print(f"  and cost {spread(costs)} points of the new task: {'reached' if reached else 'not reached'}")
     return reached
 
 
@@ -305,7 +294,7 @@ def spread(values):
     return f"{100 * mean(values):.2f}{error}"
 
 
-def given_back(old, before, after, *_):
+def given_back(old, before, after):
     return f"{100 * (old - after) / (before - after):.0f} %" if before > after else "none lost"
 
 
@@ -327,7 +316,7 @@ def main():
     given = parser.parse_args()
     begin, done, found = time.monotonic(), 0, {name: [] for name in given.pairs}
     for name in given.pairs:
-        for seed in range(given.seeds):
+        for seed in range(FIRST, FIRST + given.seeds):
 
             def say(text, name=name, seed=seed):
                 print(f"  {name}, seed {seed}, {time.monotonic() - begin:.0f} s: {text}", file=sys.stderr, flush=True)
