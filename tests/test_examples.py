@@ -295,3 +295,16 @@ def test_nobody_waits_for_a_data_set_that_tunes_itself():
     examples = Examples(x=np.zeros((4, 2)), y=np.arange(4))
     for dataset in (examples.epochs(2, 0), examples.ordered(2)):
         assert dataset.options().autotune.enabled is False
+
+
+def test_arrays_as_fit_takes_them():
+    a, b, y = np.zeros((3, 2)), np.ones((3, 4)), [0, 1, 0]
+    for x in ((a, b), [a, b]):
+        assert [part.shape for part in Examples.of((x, y)).x] == [(3, 2), (3, 4)]
+    assert Examples.of(({"a": a, "b": b}, y)).x["b"] is b
+    assert Examples.of([[[1, 2], [3, 4]], [0, 1], [1.0, 0.5]]).weight.tolist() == [1.0, 0.5]
+    examples = Examples(x=a, y=np.array(y))
+    assert Examples.of(examples) is examples
+    assert Examples.of("data") == "data"
+    with pytest.raises(ValueError, match=r"The data are 4 arrays; expected \(x, y\)"):
+        Examples.of((a, y, y, y))

@@ -71,6 +71,32 @@ class Examples:
             if value is not None and len(value) != n:
                 raise ValueError(f"There are {n} examples and {len(value)} {name}; expected one for each.")
 
+    @classmethod
+    def of(cls, data):
+        """Arrays as they are given to ``fit``, as examples; anything but a tuple or a list comes back as it is.
+
+        Args:
+            data: ``(x, y)`` or ``(x, y, weight)``, with a dict, a tuple or a list of arrays for ``x`` where the model
+                has several inputs; or examples; or a data set.
+
+        Raises:
+            ValueError: another number of arrays, or arrays that do not belong together.
+
+        Example:
+            >>> import numpy as np
+            >>> from thaw.examples import Examples
+            >>> len(Examples.of((np.zeros((3, 2)), [0, 1, 0])))
+            3
+        """
+        if not isinstance(data, (tuple, list)):
+            return data
+        if len(data) not in (2, 3):
+            raise ValueError(f"The data are {len(data)} arrays; expected (x, y).")
+        x, y, *weight = data
+        if isinstance(x, list) and x and all(isinstance(rows, np.ndarray) for rows in x):
+            x = tuple(x)  # several inputs
+        return cls(x=_each(np.asarray, x), y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
+
     def __len__(self):
         return len(self.y)
 

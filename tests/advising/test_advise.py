@@ -303,7 +303,7 @@ def test_the_budget_is_kept(fake, minutes):
 
 def test_little_budget_fewer_examples_and_it_is_said(fake, monkeypatch):
     fake({})
-    monkeypatch.setattr(trial_cost, "PER_BATCH", 1e10)
+    monkeypatch.setattr(trial_cost, "PER_BATCH", 5e10)
     advice = advise(net(), data(4000, 200), minutes=20)
     assert any("of the 4,000 training examples" in reason for reason in advice.reasons)
     assert 0.3 < advice.work <= 1

@@ -75,8 +75,12 @@ def test_with_little_there_are_fewer_candidates_and_then_fewer_epochs():
     assert 2 <= len(few) < 9
     assert epochs == 9
     few, epochs = affordable(toys, cost, 10, 9)
-    assert len(few) == 2
-    assert epochs < 9
+    assert (len(few), epochs) == (4, 3)  # two candidates would have had room for no more epochs
+    few, epochs = affordable(toys, cost, 20, 9)
+    assert (len(few), epochs) == (4, 6)  # 4 * 1 + 2 * 2 + 2 * 6: epochs are given up, and not the fourth candidate
+    few, epochs = affordable(toys, cost, 2.5, 9)
+    assert (len(few), epochs) == (2, 1)
+    assert affordable(toys, cost, 2.5, 9, least=3) == ([toys[0]], 3)  # too short a trial says nothing
     assert affordable([*toys, Toy(0, protected=True)], cost, 28, 9)[0][-1].protected
 
 

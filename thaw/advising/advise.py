@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import numpy as np
-
 from thaw.advising.advising import Advising
 from thaw.advising.trials import class_numbers
 from thaw.plan import Phase
@@ -63,7 +61,7 @@ class Advisor:
     """:func:`advise` with all its settings: a value that is called with a model and data.
 
     Args:
-        minutes: as in :func:`advise`; ``None`` for what the usual plan itself would take, from half a minute to five.
+        minutes: as in :func:`advise`; ``None`` for what the usual plan itself would take, from one to five.
         epochs: likewise.
         head: likewise.
         batch_size: likewise.
@@ -143,10 +141,7 @@ def examples_of(model, data):
         raise ValueError("Advice needs data to score trials on; expected (train, validation).")
     parts = []
     for part in data:
-        if isinstance(part, (tuple, list)) and len(part) in (2, 3):
-            x, y, *weight = part
-            x = np.asarray(x) if not isinstance(x, (tuple, dict)) else x
-            part = Examples(x=x, y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
+        part = Examples.of(part)
         if not isinstance(part, Examples):
             raise ValueError(f"The data are a {type(part).__name__}; expected thaw.Examples or arrays (x, y).")
         class_numbers(part.y)

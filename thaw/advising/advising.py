@@ -115,7 +115,7 @@ class Advising:
         kept = self._train_head(heads) if heads else self._as_it_is()
         self.total = self.number + trials
         if heads:  # frozen features are trained as long as anything else
-            candidates.insert(1, Candidate("head", kept.learning_rate))
+            candidates.insert(2, Candidate("head", kept.learning_rate))
         made, epochs, last = self._try(candidates)
         if self.late:
             found.notes.append("The machine was so busy that the clock ended the trials before the budget did.")
@@ -163,8 +163,8 @@ class Advising:
             left = self.budget - self._measuring(used) - self._heads(used)
             rough = [Candidate(t, RATES[0]) for t in self._depths for _ in RATES]
             price, epochs = functools.partial(self._price, used=used), self.advisor.epochs
-            count = len(affordable(rough, price, left, epochs, self._least(used))[0])
-            if left > self.budget / 2 and count >= min(ENOUGH, len(rough)):
+            within, reached = affordable(rough, price, left, epochs, self._least(used))
+            if left > self.budget / 2 and len(within) >= min(ENOUGH, len(rough)) and 2 * reached >= epochs:
                 break
             if self._rough_cost(used // 2) > WORTH * self._rough_cost(used):
                 break  # what costs is not the examples
@@ -244,7 +244,7 @@ class Advising:
         return [*usual, "all", *(n for n in depths if n not in usual)]
 
     def _candidates(self):
-        """The most promising first: the usual rate at every depth, then the others."""
+        """The most promising first."""
         fixed = self.advisor.learning_rate
         rates = [rate * self.unit for rate in RATES] if fixed is None else [fixed]
         if self.head == "kept":
@@ -255,9 +255,10 @@ class Advising:
             heads = [rate * self.unit for rate in HEAD_RATES] if fixed is None else [fixed]
             heads = [Candidate("head", rate, protected=True) for rate in sorted(heads, reverse=True)]
             return [*heads, *(Candidate(t, rate) for rate in rates for t in places)]
-        first = [Candidate(t, rates[0]) for t in self._depths]
-        others = [Candidate(t, rate) for rate in rates[1:] for t in self._depths]
-        return [*first, *self._scratch(), *others]
+        first, *later = [[Candidate(t, rate) for t in self._depths] for rate in rates]
+        # With a small budget the rate matters more than the depth: the usual one at two rates before all others.
+        first[1:1] = [at_rate.pop(0) for at_rate in later[:1]]
+        return [*first, *self._scratch(), *(c for at_rate in later for c in at_rate)]
 
     def _scratch(self):
         found = self.found
@@ -301,6 +302,8 @@ class Advising:
         for candidate in heads:
             if best is not None and self.found.accuracy and best[0].score >= self.found.curve.right.mean():
                 break
+            if best is not None and best[0].learning_rate > heads[0].learning_rate > candidate.learning_rate:
+                break  # upwards it was better
             trial = self._run(candidate, self._head_epochs(self.used), None)
             self.found.trials.append(trial)
             if not math.isnan(trial.score) and (best is None or trial.score > best[0].score):
@@ -342,7 +345,7 @@ class Advising:
 
 
 def usual_minutes(cost, advisor, train, validation):
-    """Minutes that the usual plan itself would take, from half a minute to five.
+    """Minutes that the usual plan itself would take, from one to five.
 
     Args:
         cost: a :class:`thaw.advising.trial_cost.TrialCost` for as many views as that plan has.
@@ -359,7 +362,7 @@ def usual_minutes(cost, advisor, train, validation):
     below = len(stages_of(cost.model)) - 1
     moves = [min(p.train, below) if isinstance(p.train, int) else p.train for p in usual]
     work = sum(cost.of(what, train, validation, phase.epochs) for what, phase in zip(moves, usual))
-    return min(5.0, max(0.5, work / budget_of(1.0)))
+    return min(5.0, max(1.0, work / budget_of(1.0)))
 
 
 def _part(y, most, seed):

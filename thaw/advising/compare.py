@@ -115,8 +115,6 @@ def compare(build, data, *, minutes=5.0, seeds=3, ways=None, batch_size=32, call
 
 
 def _checked(data, minutes, seeds):
-    import keras
-
     from thaw.examples import Examples
 
     if not isinstance(data, (tuple, list)) or len(data) != 3 or any(part is None for part in data):
@@ -127,12 +125,7 @@ def _checked(data, minutes, seeds):
         raise ValueError(f"seeds={seeds!r}; expected a whole number from 1.")
     parts = []
     for part in data:
-        if isinstance(part, (tuple, list)) and len(part) in (2, 3):
-            x, *rest = part
-            if isinstance(x, list) and all(isinstance(rows, np.ndarray) for rows in x):
-                x = tuple(x)  # several inputs
-            x = keras.tree.map_structure(np.asarray, x) if isinstance(x, (dict, tuple)) else np.asarray(x)
-            part = Examples(x=x, **{k: np.asarray(v) for k, v in zip(("y", "weight"), rest)})
+        part = Examples.of(part)
         if not isinstance(part, Examples):
             raise ValueError(
                 f"data holds a {type(part).__name__}; expected thaw.Examples or arrays (x, y), of which what stands "

@@ -7,6 +7,7 @@ import math
 ETA = 3
 RUNGS = 3
 FEWEST = 2  # go on to the next rung
+TRIED = 4  # candidates that are worth fewer epochs
 
 
 def successive_halving(candidates, run, cost, *, budget, epochs, least=1, extra=None):
@@ -25,7 +26,8 @@ def successive_halving(candidates, run, cost, *, budget, epochs, least=1, extra=
         cost: ``cost(candidate, epochs, before)``, in the unit of the budget; ``before`` are the candidates that were
             tried already, which may have paid for something that this one needs too.
         budget: what all trials may cost together.
-        epochs: in the last rung; fewer where the budget does not allow them for two candidates.
+        epochs: in the last rung; down to half of them where the budget would not allow four candidates, and fewer
+            where it would not allow two, but no fewer than ``least``.
         least: epochs of the first rung, where a ninth would be fewer: some steps must have been made.
         extra: ``extra(before, following)`` gives more candidates for the next rung, from all that were tried and those
             that go on, the best first.
@@ -105,11 +107,14 @@ def affordable(candidates, cost, budget, epochs, least=1):
         tried = candidates[:count]
         total = sum(cost(c, rung_epochs(epochs, 0, least), tried[:i]) for i, c in enumerate(tried))
         for rung, size in enumerate(planned_trials(count)[1:], 1):
-            total += size * sum(cost(c, rung_epochs(epochs, rung, least), tried) for c in tried) / count
+            passes = rung_epochs(epochs, rung, least)
+            if passes > rung_epochs(epochs, rung - 1, least):
+                total += size * sum(cost(c, passes, tried) for c in tried) / count
         return total
 
-    while epochs > 1 and all_rungs(min(FEWEST, len(candidates)), epochs) > budget:
-        epochs -= 1
+    for wanted, shortest in ((TRIED, max(least, math.ceil(epochs / 2))), (FEWEST, min(least, epochs))):
+        while epochs > shortest and all_rungs(min(wanted, len(candidates)), epochs) > budget:
+            epochs -= 1
     count = len(candidates)
     while count > 1 and all_rungs(count, epochs) > budget:
         count -= 1

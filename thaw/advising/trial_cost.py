@@ -7,15 +7,15 @@ import functools
 import math
 
 # Floating-point operations in a second of two cores, and of a GPU: what a minute of work is taken to be.
-SPEED_CPU, SPEED_GPU = 2e10, 1e12
+SPEED_CPU, SPEED_GPU = 1e11, 5e12
 # What stands still runs in the faster runtime, and nothing is kept for a way back.
 STANDING = 0.5
 # A step forward, and the way back, which is twice as long.
 TRAINING = 3
 # For tracing and compiling: of a trial, and of each layer that moves in it.
-PER_TRIAL, PER_LAYER = 3e10, 1e9
+PER_TRIAL, PER_LAYER = 2e11, 5e9
 # For what goes on around the computing: in each epoch, and in each batch.
-PER_EPOCH, PER_BATCH = 1e9, 4e7
+PER_EPOCH, PER_BATCH = 5e9, 2.5e8
 VIEWS = 2  # versions of an example that a trial sees, where they are augmented
 
 

@@ -46,8 +46,7 @@ def gradient_ratio(model, data, *, batches=8, batch_size=32, seed=0):
     if loss is None or isinstance(loss, (dict, list, tuple)):
         raise ValueError(f"{model.name} is not compiled with one loss; write model.compile(optimizer, loss) first.")
     loss = keras.losses.get(loss)
-    if isinstance(data, (tuple, list)):
-        data = Examples(x=np.asarray(data[0]), y=np.asarray(data[1]))
+    data = Examples.of(data)
     if not isinstance(data, Examples):
         raise ValueError(f"data is {type(data).__name__}; expected thaw.Examples or arrays (x, y).")
     batch_size = min(batch_size, len(data))

@@ -48,16 +48,7 @@ def predict_probabilities(model, data, *, batch_size=32):
 
 def _batches(data, batch_size):
     """Batches of the data, and how many examples there are: about, for a data set, or ``None`` if it cannot say."""
-    import keras
-
-    if isinstance(data, (tuple, list)):
-        if len(data) not in (2, 3):
-            raise ValueError(f"The data are {len(data)} arrays; expected (x, y).")
-        x, y = data[0], np.asarray(data[1])
-        if isinstance(x, list) and all(isinstance(rows, np.ndarray) for rows in x):
-            x = tuple(x)  # several inputs
-        x = keras.tree.map_structure(np.asarray, x) if isinstance(x, (dict, tuple)) else np.asarray(x)
-        data = Examples(x=x, y=y)
+    data = Examples.of(data)
     if isinstance(data, Examples):
         return data.ordered(batch_size), len(data)
     import tensorflow as tf

@@ -135,8 +135,7 @@ def _of_unknown_length(data, batch_size):
 
     from thaw.examples import Examples
 
-    if isinstance(data, (tuple, list)) and len(data) in (2, 3):
-        data = Examples(x=np.asarray(data[0]), y=np.asarray(data[1]))
+    data = Examples.of(data)
     if isinstance(data, Examples):
         data = data.ordered(batch_size)
     finite = isinstance(data, tf.data.Dataset) and int(data.cardinality()) >= 0

@@ -209,11 +209,7 @@ def _pooled(tensor):
 
 def _batches(data, batch_size, most, seed):
     """Batches of the data, and how many examples there are, ``None`` where that is not known."""
-    if isinstance(data, (tuple, list)):
-        if len(data) not in (2, 3):
-            raise ValueError(f"The data are {len(data)} arrays; expected (x, y).")
-        x = data[0] if isinstance(data[0], (dict, tuple)) else np.asarray(data[0])
-        data = Examples(x=x, y=np.asarray(data[1]))
+    data = Examples.of(data)
     if isinstance(data, Examples):
         if most is not None and len(data) > most:
             drawn = np.random.default_rng(seed).choice(len(data), most, replace=False)

@@ -104,10 +104,9 @@ def old_answers(both, data, *, views=0, batch_size=32):
     if isinstance(views, bool) or int(views) != views or views < 0:
         raise ValueError(f"views={views!r}; expected a whole number from 0.")
     plain = isinstance(data, (tuple, list))
-    if plain:
-        if len(data) != 2:
-            raise ValueError(f"The data are {len(data)} arrays; expected (x, y).")
-        data = Examples(x=np.asarray(data[0]), y=np.asarray(data[1]))
+    if plain and len(data) != 2:
+        raise ValueError(f"The data are {len(data)} arrays; expected (x, y).")
+    data = Examples.of(data)
     if not isinstance(data, Examples):
         raise ValueError(f"The data are a {type(data).__name__}; expected thaw.Examples or arrays (x, y).")
     views = data.views or views

@@ -193,12 +193,7 @@ def _batches(data, batch_size, seed, repeat, steps):
     """Batches for one repeat, and what they look like."""
     import tensorflow as tf
 
-    if isinstance(data, (tuple, list)):
-        x, y, *weight = data
-        if isinstance(x, list) and all(isinstance(rows, np.ndarray) for rows in x):
-            x = tuple(x)  # several inputs
-        x = keras.tree.map_structure(np.asarray, x) if isinstance(x, (dict, tuple)) else np.asarray(x)
-        data = Examples(x=x, y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
+    data = Examples.of(data)
     if isinstance(data, Examples):
         batches = data.epochs(batch_size, seed=seed + repeat)
     elif isinstance(data, tf.data.Dataset):

@@ -79,8 +79,7 @@ def fisher(model, data, *, labels="sample", examples=200, seed=0):
 
 def _one_by_one(data, examples, rng):
     """Batches of one example and its label."""
-    if isinstance(data, (tuple, list)):
-        data = Examples(x=np.asarray(data[0]), y=np.asarray(data[1]))
+    data = Examples.of(data)
     if isinstance(data, Examples):
         if examples is not None and examples < len(data):
             data = data.take(np.sort(rng.permutation(len(data))[:examples]))

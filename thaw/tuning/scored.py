@@ -64,8 +64,7 @@ def score_of(model, measure):
         return _of_function(measure, measure(model))
     if isinstance(measure, (tuple, list)) and len(measure) == 2 and isinstance(measure[0], keras.Model):
         model, measure = measure
-    if isinstance(measure, (tuple, list)) and len(measure) == 2:
-        measure = Examples(x=np.asarray(measure[0]), y=np.asarray(measure[1]))
+    measure = Examples.of(measure)
     if not isinstance(measure, Examples):
         raise ValueError(
             f"A model cannot be scored by {type(measure).__name__}; expected labelled Examples, arrays (x, y), "

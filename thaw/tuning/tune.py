@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from thaw.examples import Examples
 from thaw.stages import stages_of
@@ -76,7 +75,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         >>> sorted(history.history)[:3]
         ['accuracy', 'learning_rate', 'loss']
     """
-    train, validation = (_examples(part) for part in data)
+    train, validation = (Examples.of(part) for part in data)
     if isinstance(train, Examples):
         batch_size = min(batch_size, len(train))
     found = preflight(model, train, plan, batch_size=batch_size, validation=validation)
@@ -361,18 +360,6 @@ def _monitor(settings, validation):
     metrics = keras.tree.flatten(settings["metrics"] or settings["weighted_metrics"] or [])
     names = [m if isinstance(m, str) else getattr(m, "name", None) or m.__name__ for m in metrics if m is not None]
     return f"val_{names[0]}" if names else "val_loss"
-
-
-def _examples(part):
-    if isinstance(part, (tuple, list)):
-        x, y, *weight = part
-        x = keras.tree.map_structure(np.asarray, tuple(x) if isinstance(x, list) and _arrays(x) else x)
-        return Examples(x=x, y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
-    return part
-
-
-def _arrays(x):
-    return all(isinstance(a, np.ndarray) for a in x)
 
 
 def _steps(train, batch_size):
