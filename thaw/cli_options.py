@@ -22,7 +22,7 @@ PlanName = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(min=0, help="Minutes of trials for advice on what to tune; as long as tuning takes, 5 at most."),
+    typer.Option(min=0, help="Minutes of trials for advice on what to tune; as long as tuning takes, 1 to 5."),
 ]
 Epochs = Annotated[
     int | None,

@@ -94,3 +94,13 @@ def test_a_backbone_that_will_not_do():
     volume = keras.Model(entry, layers.Conv3D(2, 3)(entry), name="volume")
     with pytest.raises(ValueError, match=r"volume puts out shape \(None, 2, 2, 2, 2\); expected a map"):
         attach_head(volume, 2)
+
+
+def test_on_a_sequential_model():
+    net = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.ReLU()], name="row")
+    model = attach_head(net, 2)
+    assert model.output_shape == (None, 2)
+    assert model.layers[1] is net.layers[0]
+    assert [stage.name for stage in stages_of(model)][-1] == "head"
+    with pytest.raises(ValueError, match="bare is no functional or sequential model with an Input"):
+        attach_head(keras.Sequential([layers.Dense(2)], name="bare"), 2)

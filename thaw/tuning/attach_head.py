@@ -1,5 +1,7 @@
 """A new head on a backbone."""
 
+from thaw.stages import graph_of, nodes_of
+
 
 def attach_head(backbone, classes, *, dropout=0.2, pooling="avg", seed=0):
     """Put a classification head on a backbone: pooling, dropout, and one probability a class.
@@ -9,7 +11,7 @@ def attach_head(backbone, classes, *, dropout=0.2, pooling="avg", seed=0):
     mixed precision: half precision would round the small ones to nothing.
 
     Args:
-        backbone: a functional ``keras.Model`` whose output is a feature map ``(height, width, channels)``,
+        backbone: a functional or sequential ``keras.Model`` whose output is a feature map ``(height, width, channels)``,
             a sequence ``(length, channels)`` or a vector. Its layers are shared, not copied.
         classes: how many; at least 2.
         dropout: share of the features left out at each training step, from 0 to below 1.
@@ -36,6 +38,11 @@ def attach_head(backbone, classes, *, dropout=0.2, pooling="avg", seed=0):
         raise ValueError(f"dropout={dropout!r}; expected a share from 0 to below 1.")
     if pooling not in ("avg", "max"):
         raise ValueError(f'pooling={pooling!r}; expected "avg" or "max".')
+    if nodes_of(backbone) is None:
+        raise ValueError(
+            f"{backbone.name} is no functional or sequential model with an Input, so there is no graph to put a head on; "
+            "make one of it: keras.Model(inputs, backbone(inputs))."
+        )
     outputs = keras.tree.flatten(backbone.outputs)
     if len(outputs) != 1:
         raise ValueError(
@@ -62,4 +69,4 @@ def attach_head(backbone, classes, *, dropout=0.2, pooling="avg", seed=0):
     if dropout:
         x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
     x = layers.Dense(classes, activation="softmax", kernel_initializer="zeros", dtype="float32", name="head_classes")(x)
-    return keras.Model(backbone.input, x, name=backbone.name)
+    return keras.Model(graph_of(backbone).input, x, name=backbone.name)
