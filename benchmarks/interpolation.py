@@ -20,8 +20,10 @@ trained once more on what the backbone now gives, which the old task does not no
 The first two are the default because they came nearest to the aim with one seed; that is the best of six. The others
 are run where they are asked for. Where the new task's score rises all the way to the end, as in a small net without
 features for the new classes, or where the old score hangs on a thousand classes and falls at once, going back costs
-more. With the seeds 0 to 2 going back alone was tried first: it reached the aim on digits-clothes only, and for that
-the head is trained once more. The seeds that count begin at 3.
+more. The seeds that count begin at 6. With 0 to 2 going back alone was tried: it reached the aim on digits-clothes
+only, and for that the head is trained once more. With 3 to 5, one of three runs of clothes-digits had lost 17 of 500
+pictures and could not tell half of that from none: now there are 2,000 to choose by, more places near the start, and
+the head has as many epochs as at first.
 
 Everything is chosen on validation data: the place on the line by `thaw.rescue`, the best at the new task among those
 that leave at most 45 % of what was lost. BatchNorm's statistics were held and are the same everywhere. (Measured anew
@@ -65,11 +67,11 @@ SMALL = Plan(
         Phase(name="all", epochs=5, train="all", learning_rate=3e-4),
     ]
 )
-ALPHAS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0)
+ALPHAS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0)
 LEFT = 0.45  # share of what was lost that may stay lost on validation: a little less than the half that is aimed at
 KINDS = ("animals", "clothes", "food", "hobbies", "household", "plants", "sports", "town", "vehicles")
-AGAIN = Plan([Phase(name="head", epochs=5, train="head", learning_rate=1e-3)])
-FIRST = 3  # seed: see above
+AGAIN = Plan.named("probe", epochs=20, learning_rate=5e-3)
+FIRST = 6  # seed: see above
 PLACES = ("before", "after", "rescued", "head again")
 
 
@@ -147,7 +149,8 @@ def digits_to_clothes(seed, quick):
 
 
 def clothes_to_digits(seed, quick):
-    return with_old_head(few_clothes(seed, few(quick)), few_digits(seed), seed)
+    sizes = few(quick) if quick else (500, 2000, 4000)  # it forgets little
+    return with_old_head(few_clothes(seed, sizes), few_digits(seed), seed)
 
 
 def clothes_to_clothes(seed, quick):

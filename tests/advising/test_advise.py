@@ -312,6 +312,17 @@ def test_little_budget_fewer_examples_and_it_is_said(fake, monkeypatch):
     assert [phase.train for phase in advice.plan] == ["head", 2]
 
 
+def test_few_of_the_examples_do_not_prove_that_frozen_features_are_enough(fake, monkeypatch):
+    fake({"head": 0.9, 1: 0.88, (1, 5e-4): 0.89}, default=0.7)
+    monkeypatch.setattr(trial_cost, "PER_BATCH", 5e10)
+    advice = advise(net(), data(4000, 200), minutes=20)
+    assert advice.chosen.train == "head"
+    assert advice.reasons[0].startswith("Frozen features did as well on the examples that the trials saw: 0.900 [")
+    assert "the plan tries head + 1 at 0.0005 after the head" in advice.reasons[0]
+    head, tune = advice.plan
+    assert (head.train, tune.train, tune.learning_rate) == ("head", 1, 5e-4)
+
+
 def test_the_clock_ends_what_takes_far_too_long(fake, monkeypatch):
     ran = fake({})
     now = iter(range(0, 100_000, 200))

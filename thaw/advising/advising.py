@@ -50,6 +50,7 @@ class Found:
     ratios: dict = dataclasses.field(default_factory=dict)
     frozen: Trial | None = None
     chosen: Trial | None = None
+    later: Trial | None = None  # what the plan moves behind the head although frozen features did as well
     trials: list = dataclasses.field(default_factory=list)
 
 
@@ -141,6 +142,10 @@ class Advising:
         found.trials = [trial.compared(found.frozen, self.seed) for trial in found.trials]
         final = [found.trials[i] for i in places]
         found.chosen = _simplest(final)
+        if found.chosen.train == "head" and heads and self.used < found.counts["train"]:
+            # Few examples favour what moves little. The best of all epochs is kept, so to move more costs time only.
+            moving = [t for t in final if t.train not in ("head", "scratch")]
+            found.later = max(moving, key=lambda t: t.score, default=None)
         return Advice(
             plan=self._plan(final),
             scratch=found.chosen.train == "scratch",
@@ -337,6 +342,9 @@ class Advising:
         if all(t.rung is None for t in found.trials):  # nothing was tried
             rate = RATES[0] * self.unit if self.advisor.learning_rate is None else self.advisor.learning_rate
             return Plan([head, Candidate(self._depths[0], rate).phase(epochs, anchor=self.advisor.anchor)])
+        if found.later is not None:
+            moving = Candidate(found.later.train, found.later.learning_rate)
+            return Plan([head, moving.phase(epochs, anchor=self.advisor.anchor)])
         if chosen.rung is None:
             return Plan([head])
         name = "longer" if chosen.train == "head" else "tune"

@@ -21,10 +21,8 @@ def reasons(found):
         )
     used, all_of_them = found.counts["used"], found.counts["train"]
     if used < all_of_them:
-        said.append(
-            f"The trials saw {used:,} of the {all_of_them:,} training examples, each class in its share; with all of "
-            "them moving more stages may pay more."
-        )
+        more = "" if found.later is not None else "; with all of them moving more stages may pay more"
+        said.append(f"The trials saw {used:,} of the {all_of_them:,} training examples, each class in its share{more}.")
     return (*said, *found.notes)
 
 
@@ -50,6 +48,12 @@ def _advice(found):
         if closest is not None:
             differs = f"differs from {of_frozen} by {_gain(closest.against)}"
             others = f"the best that moves more, {closest.name}, {differs}"
+        if found.later is not None:
+            return (
+                f"Frozen features did as well on the examples that the trials saw: {_score(trial)} with the head "
+                f"alone; {others}. With all of them moving more may pay: the plan tries {found.later.name} after the "
+                "head, and the best epoch of all is kept."
+            )
         return f"Frozen features are enough: {_score(trial)} with the head alone; {others}."
     if trial.train == "scratch":
         return f"Start from random weights: {_score(trial)}{gain}."

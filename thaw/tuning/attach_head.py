@@ -11,8 +11,8 @@ def attach_head(backbone, classes, *, dropout=0.2, pooling="avg", seed=0):
     mixed precision: half precision would round the small ones to nothing.
 
     Args:
-        backbone: a functional or sequential ``keras.Model`` whose output is a feature map ``(height, width, channels)``,
-            a sequence ``(length, channels)`` or a vector. Its layers are shared, not copied.
+        backbone: a functional or sequential ``keras.Model`` whose output is a feature map ``(height, width,
+            channels)``, a sequence ``(length, channels)`` or a vector. Its layers are shared, not copied.
         classes: how many; at least 2.
         dropout: share of the features left out at each training step, from 0 to below 1.
         pooling: ``"avg"`` or ``"max"`` over all positions.
@@ -40,8 +40,8 @@ def attach_head(backbone, classes, *, dropout=0.2, pooling="avg", seed=0):
         raise ValueError(f'pooling={pooling!r}; expected "avg" or "max".')
     if nodes_of(backbone) is None:
         raise ValueError(
-            f"{backbone.name} is no functional or sequential model with an Input, so there is no graph to put a head on; "
-            "make one of it: keras.Model(inputs, backbone(inputs))."
+            f"{backbone.name} is no functional or sequential model with an Input, so there is no graph to put a head "
+            "on; make one of it: keras.Model(inputs, backbone(inputs))."
         )
     outputs = keras.tree.flatten(backbone.outputs)
     if len(outputs) != 1:
