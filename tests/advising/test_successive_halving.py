@@ -71,32 +71,28 @@ def test_with_little_there_are_fewer_candidates_and_then_fewer_epochs():
     toys = [Toy(i) for i in range(9)]
     cost = lambda t, e, b: t.price * e  # noqa: E731
     assert len(affordable(toys, cost, 1000, 9)[0]) == 9
-    few, epochs = affordable(toys, cost, 28, 9)
+    few, epochs, _ = affordable(toys, cost, 28, 9)
     assert 2 <= len(few) < 9
     assert epochs == 9
-    few, epochs = affordable(toys, cost, 10, 9)
-    assert (len(few), epochs) == (4, 3)  # two candidates would have had room for no more epochs
-    few, epochs = affordable(toys, cost, 20, 9)
+    assert affordable(toys, cost, 10, 9) == (toys[:2], 5, 2)  # four would have room for 3 epochs, less than half of 9
+    few, epochs, _ = affordable(toys, cost, 20, 9)
     assert (len(few), epochs) == (4, 6)  # 4 * 1 + 2 * 2 + 2 * 6: epochs are given up, and not the fourth candidate
-    few, epochs = affordable(toys, cost, 2.5, 9)
+    few, epochs, _ = affordable(toys, cost, 2.5, 9)
     assert (len(few), epochs) == (2, 1)
-    assert affordable(toys, cost, 2.5, 9, least=3) == ([toys[0]], 3)  # too short a trial says nothing
+    assert affordable(toys, cost, 2.5, 9, least=3) == ([toys[0]], 3, 2)  # too short a trial says nothing
     assert affordable([*toys, Toy(0, protected=True)], cost, 28, 9)[0][-1].protected
 
 
 def test_what_was_paid_is_paid_once():
-    """The second candidate of a kind is cheaper, in the planning and in the run."""
-    seen = []
+    """The second candidate of a kind is cheaper, in the planning and in the run: 100 + 4 * 1 + 2 * 3 + 2 * 9."""
 
     def cost(toy, epochs, before):
-        seen.append(len(before))
-        return 100 if not any(b.score == toy.score for b in before) else 1
+        return epochs + (0 if any(b.score == toy.score for b in before) else 100)
 
-    twins = [Toy(1), Toy(1, price=2), Toy(1, price=3)]
-    chosen, _ = affordable(twins, cost, 107, 9)
-    assert len(chosen) == 3
-    made, _, _ = successive_halving(twins, lambda t, e, r: Made(t, e, r), cost, budget=107, epochs=9)
-    assert [m.rung for m in made] == [0, 0, 0, 1, 1, 2, 2]
+    twins = [Toy(1), Toy(1, price=2), Toy(1, price=3), Toy(1, price=4)]
+    assert affordable(twins, cost, 128, 9) == (twins, 9, 0)
+    made, _, _ = successive_halving(twins, lambda t, e, r: Made(t, e, r), cost, budget=128, epochs=9)
+    assert [m.rung for m in made] == [0, 0, 0, 0, 1, 1, 2, 2]
 
 
 def test_more_candidates_where_the_best_is():
@@ -122,7 +118,7 @@ def test_it_can_be_stopped():
 
 def test_extra_ones_leave_enough_for_those_that_go_on():
     """The best is as dear as nine others; what is tried beside it must not take its last trial from it."""
-    toys = [Toy(9, price=9), Toy(2), Toy(1)]
+    toys = [Toy(9, price=9), Toy(2), Toy(1), Toy(0)]
     added = [Toy(1.5, price=9), Toy(1.6, price=9)]
     made, _, _ = halve(toys, 150, extra=lambda before, going: added)
     assert not any(m.toy in added for m in made)
@@ -141,6 +137,32 @@ def test_what_was_not_tried_for_longer_is_still_in_the_choice():
     assert [(m.toy.score, m.epochs) for m in last] == [(8, 3), (7, 9)]
 
 
+def test_where_every_trial_costs_much_of_its_own_short_ones_save_nothing():
+    """Three trials of 9 epochs: 3 * (20 + 9) = 87. By halving: 3 * 21 + 2 * 23 + 2 * 29 = 167."""
+    toys = [Toy(1), Toy(3), Toy(2)]
+    cost = lambda t, e, b: 20 + e  # noqa: E731
+    assert affordable(toys, cost, 100, 9) == (toys, 9, 2)
+    made, _, last = successive_halving(toys, lambda t, e, r: Made(t, e, r), cost, budget=100, epochs=9)
+    assert [(m.toy.score, m.epochs, m.rung) for m in made] == [(1, 9, 2), (3, 9, 2), (2, 9, 2)]
+    assert len(last) == 3
+
+
+def test_what_is_left_at_the_end_is_for_extra_ones():
+    toys, added = [Toy(1), Toy(3)], [Toy(4), Toy(5)]
+    seen = []
+
+    def extra(before, ranked):
+        seen.append([toy.score for toy in ranked])
+        return added
+
+    cost = lambda t, e, b: 20 + e  # noqa: E731
+    made, _, last = successive_halving(
+        toys, lambda t, e, r: Made(t, e, r), cost, budget=29 * 3 + 5, epochs=9, extra=extra
+    )
+    assert [m.toy.score for m in made] == [m.toy.score for m in last] == [1, 3, 4]
+    assert seen == [[3, 1]]
+
+
 def test_some_steps_must_have_been_made():
     assert [rung_epochs(10, rung, 5) for rung in range(3)] == [5, 5, 10]
     assert [rung_epochs(3, rung, 5) for rung in range(3)] == [3, 3, 3]
@@ -155,6 +177,6 @@ def test_epochs_of_the_rungs(epochs, rungs):
 
 def test_the_same_once_more_is_not_run():
     made, _, _ = halve([Toy(i) for i in range(4)], 1000, epochs=1)
-    assert [m.rung for m in made] == [0, 0, 0, 0]
+    assert [m.rung for m in made] == [2, 2, 2, 2]
     made, _, _ = halve([Toy(i) for i in range(4)], 1000, epochs=3)
-    assert [(m.rung, m.epochs) for m in made] == [(0, 1)] * 4 + [(2, 3)] * 2
+    assert [(m.rung, m.epochs) for m in made] == [(1, 1)] * 4 + [(2, 3)] * 2

@@ -31,6 +31,7 @@ HEAD_STEPS = 300  # and 40 epochs at most
 RIDGE = "ridge readout"
 SINGLES = 4  # stages that are tried alone, where the head is kept
 PLENTY = 10  # weights for an example, below which a network may well learn from scratch
+CHEAP = 8  # or where a trial from scratch costs no more than this part of the budget
 PATIENCE = 3.0  # times the minutes, before the clock stops the trials
 
 
@@ -168,7 +169,7 @@ class Advising:
             left = self.budget - self._measuring(used) - self._heads(used)
             rough = [Candidate(t, RATES[0]) for t in self._depths for _ in RATES]
             price, epochs = functools.partial(self._price, used=used), self.advisor.epochs
-            within, reached = affordable(rough, price, left, epochs, self._least(used))
+            within, reached, _ = affordable(rough, price, left, epochs, self._least(used))
             if left > self.budget / 2 and len(within) >= min(ENOUGH, len(rough)) and 2 * reached >= epochs:
                 break
             if self._rough_cost(used // 2) > WORTH * self._rough_cost(used):
@@ -269,9 +270,13 @@ class Advising:
         found = self.found
         if found.untrained is None:
             return []
-        helps = found.over_random[1] > 0
+        helps, epochs = found.over_random[1] > 0, self.advisor.epochs
         weights = sum(stage.parameters for stage in self.stages)
-        if helps and PLENTY * self.used < weights:
+        if (
+            helps
+            and PLENTY * self.used < weights
+            and self._price(Candidate("scratch", 0.0), epochs) > self.budget / CHEAP
+        ):
             return []
         fixed = self.advisor.learning_rate
         rates = [rate * self.unit for rate in SCRATCH_RATES] if fixed is None else [fixed]
