@@ -13,8 +13,9 @@ The backbone is a small net of four stages that was trained on five kinds of clo
 
 The search trains a head at three rates, and from the best one every number of stages at each of four rates to the end;
 and the whole net from random weights at each of the four, three times as long. It takes what is best on the validation
-data, as a user would. `advise` gets a quarter of the search's work, counted beforehand (`minutes`), and its plan is
-then carried out. (It does not use all of that; and what is counted for a trial is more than it takes.) Both begin with an empty cache and end with a tuned model; both times are all of that.
+data, as a user would. `advise` gets a quarter of the search's work, counted beforehand (`minutes`), of which it uses a
+part, and its plan is then carried out. Both begin with an empty cache and end with a tuned model; both times are all of
+that.
 The difference is of the two models on the same test pictures, with a paired 95 % interval: the search's pick, too, is
 one draw. The aim: nowhere more than one point behind, in at most a quarter of the time of all six.
 """
