@@ -127,6 +127,15 @@ def test_what_moves_less_where_the_difference_is_noise(fake):
     assert advise(net(), data(), minutes=20).chosen.train == 2
 
 
+def test_of_equal_scores_the_surer_one():
+    values = np.arange(100) < 80
+    low, high = (
+        Trial.of(Candidate(2, rate), 9, 2, 500, values.astype(float), rank)
+        for rate, rank in ((5e-4, -0.7), (2.5e-3, -0.5))
+    )
+    assert advising._simplest([low, high]) is advising._simplest([high, low]) is high
+
+
 def test_scratch_where_the_features_tell_nothing(fake):
     model = net()
     model.layers[1].set_weights([np.zeros((6, 12)), np.zeros(12)])  # and what comes behind sees nothing

@@ -402,7 +402,10 @@ def _neighbours(candidates, following):
 
 
 def _simplest(trials):
-    """The trial with the best score, or one that moves less where the difference is within its standard error."""
-    best = max(trials, key=lambda t: t.score)
-    simple = sorted(trials, key=lambda t: (t.train == "scratch", t.moving, -t.score))
+    """The trial with the best score, or one that moves less where the difference is within its standard error.
+
+    Of equal scores, which are frequent with few examples, the one that is surer of what is right.
+    """
+    best = max(trials, key=lambda t: (t.score, t.rank))
+    simple = sorted(trials, key=lambda t: (t.train == "scratch", t.moving, -t.score, -t.rank))
     return next(t for t in simple if t is best or not better(best.values, t.values))
