@@ -129,10 +129,8 @@ def test_what_moves_less_where_the_difference_is_noise(fake):
 
 def test_of_equal_scores_the_surer_one():
     values = np.arange(100) < 80
-    low, high = (
-        Trial.of(Candidate(2, rate), 9, 2, 500, values.astype(float), rank)
-        for rate, rank in ((5e-4, -0.7), (2.5e-3, -0.5))
-    )
+    low = Trial.of(Candidate(2, 5e-4), 9, 2, 500, values.astype(float), rank=-0.7)
+    high = Trial.of(Candidate(2, 2.5e-3), 9, 2, 500, values.astype(float), rank=-0.5)
     assert advising._simplest([low, high]) is advising._simplest([high, low]) is high
 
 
