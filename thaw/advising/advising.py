@@ -15,7 +15,7 @@ from thaw.advising.first_metric import first_metric
 from thaw.advising.reasons import reasons
 from thaw.advising.step_size import step_size
 from thaw.advising.successive_halving import affordable, planned_trials, successive_halving
-from thaw.advising.trial_cost import PER_TRIAL, STANDING, VIEWS, TrialCost, budget_of
+from thaw.advising.trial_cost import PER_TRIAL, STANDING, VIEWS, TrialCost, budget_of, usual_minutes
 from thaw.advising.trials import SCRATCH_LONGER, Candidate, Trial, Trials, begin_anew, better, class_numbers, paired
 from thaw.plan import Plan
 
@@ -355,27 +355,6 @@ class Advising:
         name = "longer" if chosen.train == "head" else "tune"
         moving = Candidate(chosen.train, chosen.learning_rate)
         return Plan([head, moving.phase(epochs, name=name, anchor=self.advisor.anchor)])
-
-
-def usual_minutes(cost, advisor, train, validation):
-    """Minutes that the usual plan itself would take, from one to five.
-
-    Args:
-        cost: a :class:`thaw.advising.trial_cost.TrialCost` for as many views as that plan has.
-        advisor: an :class:`Advisor`.
-        train: how many examples are trained on.
-        validation: how many are scored on.
-
-    Returns:
-        Minutes.
-    """
-    from thaw.stages import stages_of
-
-    usual = Plan.named("probe_then_tune", epochs=advisor.epochs, head_epochs=advisor.head_epochs)
-    below = len(stages_of(cost.model)) - 1
-    moves = [min(p.train, below) if isinstance(p.train, int) else p.train for p in usual]
-    work = sum(cost.of(what, train, validation, phase.epochs) for what, phase in zip(moves, usual))
-    return min(5.0, max(1.0, work / budget_of(1.0)))
 
 
 def _part(y, most, seed):

@@ -91,3 +91,25 @@ def budget_of(minutes):
     import tensorflow as tf
 
     return 60 * minutes * (SPEED_GPU if tf.config.get_visible_devices("GPU") else SPEED_CPU)
+
+
+def usual_minutes(cost, advisor, train, validation):
+    """Minutes that the usual plan itself would take, from one to five.
+
+    Args:
+        cost: a :class:`TrialCost` for as many views as that plan has.
+        advisor: an :class:`thaw.Advisor`.
+        train: how many examples are trained on.
+        validation: how many are scored on.
+
+    Returns:
+        Minutes.
+    """
+    from thaw.plan import Plan
+    from thaw.stages import stages_of
+
+    usual = Plan.named("probe_then_tune", epochs=advisor.epochs, head_epochs=advisor.head_epochs)
+    below = len(stages_of(cost.model)) - 1
+    moves = [min(p.train, below) if isinstance(p.train, int) else p.train for p in usual]
+    work = sum(cost.of(what, train, validation, phase.epochs) for what, phase in zip(moves, usual))
+    return min(5.0, max(1.0, work / budget_of(1.0)))
