@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from thaw.cli_options import Batch, Data, Json, Model, Preprocessing, Seed, Size, Weights, open_backbone, open_pictures
-from thaw.printing import duration, plain, print_json, print_table, say
+from thaw.plain import plain
+from thaw.printing import duration, print_json, print_table, say
 
 Most = Annotated[int, typer.Option(min=10, help="Use this many training pictures at most.")]
 

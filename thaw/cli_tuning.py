@@ -94,17 +94,17 @@ def advise(
     as_json: Json = False,
 ):
     """Say what of a backbone to tune on these pictures, at what rate, and whether it is worth it; change nothing."""
-    from thaw.advising.advise import EPOCHS, Advisor
-
-    settings = {"minutes": minutes, "learning_rate": learning_rate, "epochs": epochs or EPOCHS}
-    advisor = Advisor(**settings, batch_size=batch_size, seed=seed)
     import dataclasses
 
+    from thaw.advising.advise import EPOCHS, Advisor
     from thaw.data.augment import augment
     from thaw.jobs.picture_model import picture_model
     from thaw.jobs.reproducible import reproducible
     from thaw.progress import Progress
 
+    shown = Progress()
+    settings = {"minutes": minutes, "learning_rate": learning_rate, "epochs": epochs or EPOCHS}
+    advisor = Advisor(**settings, batch_size=batch_size, seed=seed, callbacks=(shown,))
     if not data.exists():
         raise FileNotFoundError(f"{data} does not exist; expected a folder of pictures or a CSV file.")
     view = augment(flips=flips)
@@ -114,8 +114,7 @@ def advise(
     if pictures.validation is None:
         raise ValueError(f"{data} has no validation pictures; advice needs some to score trials on.")
     train = dataclasses.replace(pictures.train.weighted(pictures.class_weight), augment=view)
-    with Progress() as shown:
-        advisor = dataclasses.replace(advisor, callbacks=(shown,))
+    with shown:
         advice = advisor(picture_model(found, len(pictures.labels), seed), (train, pictures.validation))
     if as_json:
         return print_json(advice.to_dict())

@@ -1,8 +1,6 @@
 """What commands print: data to stdout, as a table or as JSON; talk to stderr."""
 
-import dataclasses
 import json
-import math
 
 import typer
 
@@ -10,25 +8,6 @@ import typer
 def print_json(value):
     """Print for machines."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def plain(found, *left_out):
-    """A dataclass as JSON has it, without the fields that are left out; what is no finite number is ``None``.
-
-    Example:
-        >>> import dataclasses
-        >>> found = dataclasses.make_dataclass("Found", ["score", "errors"])(float("nan"), [1])
-        >>> plain(found, "errors")
-        {'score': None}
-    """
-    if dataclasses.is_dataclass(found):
-        names = [field.name for field in dataclasses.fields(found)]
-        return {name: plain(getattr(found, name), *left_out) for name in names if name not in left_out}
-    if hasattr(found, "tolist"):
-        found = found.tolist()
-    if isinstance(found, (list, tuple)):
-        return [plain(value, *left_out) for value in found]
-    return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def say(message):

@@ -7,6 +7,7 @@ import math
 import textwrap
 from typing import Any
 
+from thaw.plain import plain
 from thaw.plan import Plan
 
 
@@ -66,12 +67,12 @@ class Advice:
         return {
             "reasons": list(self.reasons),
             "scratch": self.scratch,
-            "plan": [dataclasses.asdict(phase) for phase in self.plan],
-            "trials": [_plain(trial, "values") | {"chosen": trial is self.chosen} for trial in self.trials],
-            "probe": [_plain(row, "errors") for row in self.probe.rows],
-            "untrained": None if self.untrained is None else [_plain(row, "errors") for row in self.untrained.rows],
-            "curve": _plain(self.curve, "right"),
-            "ratios": self.ratios,
+            "plan": plain(list(self.plan)),
+            "trials": [plain(trial, "values") | {"chosen": trial is self.chosen} for trial in self.trials],
+            "probe": plain(self.probe.rows, "errors"),
+            "untrained": None if self.untrained is None else plain(self.untrained.rows, "errors"),
+            "curve": plain(self.curve, "right"),
+            "ratios": plain(self.ratios),
             "work": self.work,
         }
 
@@ -85,19 +86,3 @@ def _row(trial, chosen):
 
 def _between(value, low, high):
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _plain(thing, *left_out):
-    """A dataclass as JSON has it: no NaN or infinity, no arrays."""
-    fields = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing) if f.name not in left_out}
-    return {name: _value(value) for name, value in fields.items()}
-
-
-def _value(value):
-    if dataclasses.is_dataclass(value):
-        return _plain(value)
-    if isinstance(value, (tuple, list)):
-        return [_value(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

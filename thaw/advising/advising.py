@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from thaw.advising.advice import Advice
-from thaw.advising.first_metric import first_metric
 from thaw.advising.reasons import reasons
 from thaw.advising.step_size import step_size
 from thaw.advising.successive_halving import affordable, planned_trials, successive_halving
 from thaw.advising.trial_cost import PER_TRIAL, STANDING, VIEWS, TrialCost, budget_of, usual_minutes
 from thaw.advising.trials import SCRATCH_LONGER, Candidate, Trial, Trials, begin_anew, better, class_numbers, paired
 from thaw.plan import Plan
+from thaw.tuning.first_metric import first_metric
 
 MOST_SCORED, MOST_PROBED = 1000, 500
 FEWEST_USED, ENOUGH = 64, 6  # examples that trials see at least; candidates that are worth fewer examples

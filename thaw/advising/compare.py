@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from thaw.advising.comparison import compared
-from thaw.advising.first_metric import first_metric, given_metrics
 from thaw.advising.own_cache import own_cache
 from thaw.advising.step_size import step_size
 from thaw.plan import Phase, Plan
+from thaw.tuning.first_metric import first_metric, given_metrics
 
 HEAD_EPOCHS = 5  # of the head alone, before anything else moves
 MOST_EPOCHS = 1000

@@ -7,6 +7,8 @@ import textwrap
 
 import numpy as np
 
+from thaw.share import share
+
 RESAMPLES = 2000
 
 
@@ -104,7 +106,7 @@ def compared(ways, runs, minutes, score, notes=()):
     for i, way in enumerate(ways):
         low, high = np.quantile(drawn[:, i], (0.025, 0.975))
         if metric == "accuracy" and means[i] in (0, 1):  # a bootstrap of nothing but right answers sees no doubt
-            low, high = _exact(int(means[i]) * values.shape[2], values.shape[2])
+            _, low, high = share(means[i] * values.shape[2], values.shape[2], "exact")
         apart = (None,) * 3
         if i != best:
             apart = (means[i] - means[best], *np.quantile(drawn[:, i] - drawn[:, best], (0.025, 0.975)))
@@ -139,14 +141,6 @@ def _resampled(values):
         of_examples = rng.multinomial(examples, np.full(examples, 1 / examples), 100) / examples
         drawn.append(np.einsum("rs,wsr->rw", of_seeds, values @ of_examples.T))
     return np.concatenate(drawn)
-
-
-def _exact(right, examples):
-    """The exact binomial interval (Clopper and Pearson 1934)."""
-    from scipy.stats import binomtest
-
-    between = binomtest(right, examples).proportion_ci(0.95, method="exact")
-    return between.low, between.high
 
 
 def _sentence(rows, best, points, higher):

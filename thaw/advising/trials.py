@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from thaw.plan import Phase, Plan
+from thaw.share import share
 
 _Z = 1.959964  # 97.5 % of a normal distribution lie below
 RESAMPLES = 2000
@@ -154,10 +155,7 @@ def _interval(values):
     if not np.isin(values, (0, 1)).all():
         half = _Z * float(np.std(values, ddof=1)) / math.sqrt(n)
         return mean, mean - half, mean + half
-    from scipy.stats import binomtest
-
-    between = binomtest(int(np.sum(values)), n).proportion_ci(0.95, method="wilson")
-    return mean, float(between.low), float(between.high)
+    return share(np.sum(values), n)
 
 
 class Trials:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from thaw.share import share
+
 RESAMPLES = 2000
 
 
@@ -45,17 +47,15 @@ def agreement(before, after, *, seed=0):
     for name, p in (("before", before), ("after", after)):
         if p.min() < 0 or not np.allclose(p.sum(axis=1), 1, atol=1e-3):
             raise ValueError(f"The rows of {name} do not sum to 1; expected probabilities, not logits.")
-    from scipy.stats import binomtest
-
     n = len(before)
     same = int((before.argmax(axis=1) == after.argmax(axis=1)).sum())
     p, q = np.maximum(before, 1e-7), np.maximum(after, 1e-7)
     apart = (before * (np.log(p) - np.log(q))).sum(axis=1)
     if np.array_equal(before, after):
-        low = high = 1.0
+        value = low = high = 1.0  # to the bit: no doubt
     else:
-        low, high = map(float, binomtest(same, n).proportion_ci(0.95, method="exact"))
-    found = {"examples": n, "same": {"value": same / n, "low": low, "high": high}}
+        value, low, high = share(same, n, "exact")
+    found = {"examples": n, "same": {"value": value, "low": low, "high": high}}
     found["divergence"] = {"value": float(apart.mean())} | _interval_of_mean(apart, seed)
     return found
 

@@ -14,9 +14,9 @@ from thaw.measuring.neighbour_readout import neighbour_readout
 from thaw.measuring.ridge_readout import ridge_readout
 from thaw.measuring.stage_features import stage_features
 from thaw.measuring.stratified_folds import stratified_folds
+from thaw.share import share
 
 NEIGHBOURS = 5
-_Z = 1.959964  # 97.5 % of a normal distribution lie below
 _RESAMPLES = 1000
 
 
@@ -170,8 +170,8 @@ def probe_features(features, y, *, folds=5, regression=False, seed=0):
             evidence = _log_me(found, (targets - targets.mean(axis=0)) / targets.std(axis=0), True)
         else:
             errors = (told.argmax(axis=1) != labels).astype(np.float64)
-            score = _accuracy(errors == 0)
-            near = _accuracy(neighbour_readout(found, labels, fold, NEIGHBOURS) == labels)
+            score = share((errors == 0).sum(), len(y))
+            near = share((neighbour_readout(found, labels, fold, NEIGHBOURS) == labels).sum(), len(y))
             evidence, apart = _log_me(found, labels, False), _h_score(found, labels, shrink)
         rows.append(ProbeRow(stage, found.shape[1], *score, *near, evidence, apart, errors))
     shares = np.bincount(labels) / len(labels)
@@ -198,15 +198,6 @@ def _numbers(y):
     if (targets.std(axis=0) == 0).any():
         raise ValueError("The labels are the same for all examples; expected numbers that differ.")
     return targets
-
-
-def _accuracy(right):
-    """Share of right answers and its interval (Wilson 1927)."""
-    n, share = len(right), float(right.mean())
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    # At 0 and 1 rounding would leave the value outside by its last bit.
-    return share, max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
 def _r2(targets, told, seed):

@@ -11,6 +11,7 @@ from thaw.measuring.agreement import agreement
 from thaw.measuring.inputs_of import inputs_of
 from thaw.measuring.predict_probabilities import predict_probabilities
 from thaw.probabilities import probabilities
+from thaw.share import share
 
 RESAMPLES = 2000
 
@@ -173,13 +174,11 @@ def _share(was, now):
 
 def _compare(was, now, same, seed):
     """Right answers before and after, example by example: the same examples, so the pairs stay together."""
-    from scipy.stats import binomtest
-
     n = len(was)
     found = {"examples": n}
     for name, right in (("before", was), ("after", now)):
-        low, high = map(float, binomtest(int(right.sum()), n).proportion_ci(0.95, method="exact"))
-        found[name] = {"value": float(right.mean()), "low": low, "high": high}
+        value, low, high = share(right.sum(), n, "exact")
+        found[name] = {"value": value, "low": low, "high": high}
     if same:  # to the bit
         ends = (1.0, 1.0), (0.0, 0.0)
     elif np.array_equal(was, now):

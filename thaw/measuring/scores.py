@@ -7,6 +7,8 @@ import warnings
 
 import numpy as np
 
+from thaw.share import share
+
 HEADLINES = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error")
 RESAMPLES = 1000
 BINS = 15
@@ -78,10 +80,8 @@ def scores(y, p, *, labels=None, seed=0):
         notes.append(f"The data have no example of {_listed(absent)}; macro figures leave such classes out.")
     right = round(value["accuracy"] * n)
     if right in (0, n) and n > 1:
-        from scipy.stats import binomtest
-
-        exact = binomtest(right, n).proportion_ci(0.95, method="exact")
-        found["accuracy"] |= {"low": float(exact.low), "high": float(exact.high)}
+        _, low, high = share(right, n, "exact")
+        found["accuracy"] |= {"low": low, "high": high}
         notes.append(
             f"{'All' if right else 'None'} of the {n} examples are right; only the interval of the accuracy "
             "says how little that may mean."

@@ -7,6 +7,7 @@ import numpy as np
 
 from thaw.examples import Examples
 from thaw.probabilities import probabilities
+from thaw.share import share
 
 BATCH = 32
 
@@ -96,11 +97,7 @@ def accuracy_of(p, y):
         >>> accuracy_of(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1])).value
         0.5
     """
-    from scipy.stats import binomtest
-
-    right = int((p.argmax(axis=1) == y).sum())
-    between = binomtest(right, len(y)).proportion_ci(0.95, method="wilson")
-    return Scored(right / len(y), float(between.low), float(between.high))
+    return Scored(*share((p.argmax(axis=1) == y).sum(), len(y)))
 
 
 def _of_function(measure, found):

@@ -16,6 +16,7 @@ from thaw.stages import stages_of
 from thaw.tuning.anchored import anchored
 from thaw.tuning.best_weights import BestWeights
 from thaw.tuning.checkpoint import Checkpoint, assign, read_checkpoint, variables_of
+from thaw.tuning.first_metric import first_metric
 from thaw.tuning.flatten import CannotSplit, flatten
 from thaw.tuning.freeze import freeze
 from thaw.tuning.fresh_optimizer import fresh_optimizer
@@ -84,6 +85,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
     stages = stages_of(model)
     settings = dict(model._compile_config.config)  # what the user gave to compile, as it was given
     _refuse_changed(settings["optimizer"])
+    monitor = "loss" if validation is None else f"val_{first_metric(model)[0] or 'loss'}"
     with contextlib.ExitStack() as stack:
         if folder is None:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thaw-")))
@@ -96,7 +98,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
             cuts=_cuts(model, stages, plan),
             start=[w.numpy() for w in model.weights] if any(phase.anchor for phase in plan) else None,
             settings=settings,
-            best=BestWeights(model, _monitor(settings, validation)),
+            best=BestWeights(model, monitor),
             callbacks=list(callbacks),
             batch_size=batch_size,
             seed=seed,
@@ -352,14 +354,6 @@ def _by_stage(run, weights):
     """The same weights in the order of the stages, as :func:`movement` takes them."""
     by_variable = {id(v): value for v, value in zip(run.model.weights, weights)}
     return [[[by_variable[id(w)] for w in layer.weights] for layer in stage.layers] for stage in run.stages]
-
-
-def _monitor(settings, validation):
-    if validation is None:
-        return "loss"
-    metrics = keras.tree.flatten(settings["metrics"] or settings["weighted_metrics"] or [])
-    names = [m if isinstance(m, str) else getattr(m, "name", None) or m.__name__ for m in metrics if m is not None]
-    return f"val_{names[0]}" if names else "val_loss"
 
 
 def _steps(train, batch_size):

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from thaw.advising.first_metric import first_metric
+from thaw.tuning.first_metric import first_metric
 
 
 def found(**metrics):

@@ -18,7 +18,7 @@ def first_metric(model):
 
     Example:
         >>> import keras
-        >>> from thaw.advising.first_metric import first_metric
+        >>> from thaw.tuning.first_metric import first_metric
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
         >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["acc"])
         >>> first_metric(model)
