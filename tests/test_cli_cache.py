@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -125,10 +126,15 @@ def test_what_is_kept_is_said_in_words(kept):
     assert next(row for row in cache_folder() if row["about"].get("image_size") == 5)["told"] == "pictures of 5 x 5"
 
 
+def long_ago(folder):
+    os.utime(folder, (0, 0))
+
+
 def test_what_a_killed_comparison_left_is_cleared(kept):
     left = kept / "compare-x/activations/ab"
     left.mkdir(parents=True)
     (left / "0.npy").write_bytes(b"x" * 100)
+    long_ago(kept / "compare-x")
     rows = cache_folder()
     assert [row["bytes"] for row in rows if row["told"] == "left by a comparison"] == [100]
     assert clear_cache() == sum(row["bytes"] for row in rows)
@@ -139,6 +145,7 @@ def test_a_comparison_is_shown_and_clearing_asks(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("THAW_CACHE", str(tmp_path))
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     (tmp_path / "compare-x").mkdir()
+    long_ago(tmp_path / "compare-x")
     assert thaw("cache") == 0
     assert "left by a comparison" in capsys.readouterr().out
     assert thaw("cache", "--clear") == 2  # nothing else is kept, and yet it asks

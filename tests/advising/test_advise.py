@@ -120,18 +120,45 @@ def test_frozen_features_are_enough(fake):
     assert advice.reasons[0].startswith("Frozen features are enough: 0.900 [")
 
 
-def test_what_moves_less_where_the_difference_is_noise(fake):
-    fake({"head": 0.5, 1: 0.8875, (2, 5e-4): 0.9})  # one of 80 examples
-    assert advise(net(), data(), minutes=20).chosen.train == 1
-    fake({"head": 0.5, 1: 0.8, (2, 5e-4): 0.9})  # eight
+def test_frozen_features_where_the_difference_is_noise(fake):
+    fake({"head": 0.8875, 1: 0.8, (2, 5e-4): 0.9})  # one of 80 examples
+    assert advise(net(), data(), minutes=20).chosen.train == "head"
+    fake({"head": 0.8, 1: 0.8875, (2, 5e-4): 0.9})  # eight; and of what moves the best
     assert advise(net(), data(), minutes=20).chosen.train == 2
+
+
+def test_what_moves_less_where_the_head_is_kept_and_the_difference_is_noise(fake):
+    fake({("stage1",): 0.8875, (2, 5e-4): 0.9}, default=0.6)
+    assert advise(net(), data(), minutes=20, head="kept").chosen.train == ("stage1",)
+    fake({("stage1",): 0.8, (2, 5e-4): 0.9}, default=0.6)
+    assert advise(net(), data(), minutes=20, head="kept").chosen.train == 2
+
+
+@pytest.mark.parametrize(
+    ("helps", "scratch", "tuned", "chosen"),
+    [
+        (True, 0.8875, 0.9, False),  # one of 80 examples
+        (True, 0.9, 0.8875, True),
+        (False, 0.8875, 0.9, True),
+        (False, 0.8, 0.9, False),
+    ],
+)
+def test_scratch_where_the_features_are_no_better_than_random_ones_wins_a_tie(
+    fake, monkeypatch, helps, scratch, tuned, chosen
+):
+    monkeypatch.setattr(advising.Found, "helps", helps)
+    monkeypatch.setattr(advising, "PLENTY", 1000)
+    fake({"head": 0.5, "scratch": scratch, (2, 5e-4): tuned}, default=0.6)
+    assert advise(net(), data(), minutes=20).scratch == chosen
 
 
 def test_of_equal_scores_the_surer_one():
     values = np.arange(100) < 80
-    low = Trial.of(Candidate(2, 5e-4), 9, 2, 500, values.astype(float), rank=-0.7)
-    high = Trial.of(Candidate(2, 2.5e-3), 9, 2, 500, values.astype(float), rank=-0.5)
-    assert advising._simplest([low, high]) is advising._simplest([high, low]) is high
+    low = Trial.of(Candidate(2, 5e-4), 9, 2, 500, values.astype(float), certainty=-0.7)
+    high = Trial.of(Candidate(2, 2.5e-3), 9, 2, 500, values.astype(float), certainty=-0.5)
+    order = lambda trial: 1  # noqa: E731
+    assert advising._simplest([low, high], order) is advising._simplest([high, low], order) is high
+    assert high.rank > low.rank > Trial.of(Candidate(2, 1e-2), 9, 2, 500, None).rank
 
 
 def test_scratch_where_the_features_tell_nothing(fake):
@@ -141,7 +168,7 @@ def test_scratch_where_the_features_tell_nothing(fake):
     advice = advise(model, data(300), minutes=20)
     assert advice.scratch
     (phase,) = advice.plan
-    assert (phase.train, phase.batchnorm, phase.epochs) == ("all", "trained", 30)
+    assert (phase.train, phase.batchnorm, phase.epochs) == ("all", "trained", 20)
     assert advice.reasons[0].startswith("Start from random weights: 0.950")
     assert any("not better than random ones" in reason for reason in advice.reasons)
     assert [t.rung for t in advice.trials if t.train == "scratch"][-1] == 2  # it begins slowly, and is kept to the end
@@ -273,24 +300,26 @@ def test_a_trial_from_scratch_that_did_not_fit_is_missed(fake, monkeypatch):
         return price(self, candidate, epochs, before, used) * (1e6 if candidate.train == "scratch" else 1)
 
     monkeypatch.setattr(Advising, "_price", dear)
-    monkeypatch.setattr(Advising, "_scratch", lambda self: [Candidate("scratch", 1e-3, protected=True)])
     advice = advise(net(), data(), minutes=20)
     assert any("no room for a trial from random weights" in reason for reason in advice.reasons)
 
 
 def test_the_best_that_could_not_be_tried_for_longer_is_chosen_and_it_is_said(fake, monkeypatch):
-    fake({"head": 0.6, 1: 0.7, 2: 0.7, "all": 0.97})
+    fake({"head": 0.6, (2, 5e-4): 0.7, (2, 2.5e-3): 0.97})
+    monkeypatch.setattr(trial_cost, "PER_TRIAL", 0)  # short trials are cheaper than long ones
+    monkeypatch.setattr(trial_cost, "PER_LAYER", 0)
+    best = Candidate(2, 2.5e-3)
     price = Advising._price
 
     def dear(self, candidate, epochs, before=(), used=None):
-        too_dear = candidate.train == "all" and epochs == 10
-        return 1.01 * self.budget if too_dear else price(self, candidate, epochs, before, used)
+        longer = candidate == best and best in self.made
+        return 1.01 * self.budget if longer else price(self, candidate, epochs, before, used)
 
     monkeypatch.setattr(Advising, "_price", dear)
-    monkeypatch.setattr(advising, "successive_halving", lambda *a, **k: successive_halving(*a, **k | {"extra": None}))
-    advice = advise(net(), data(), minutes=20)
-    assert advice.chosen.train == "all"
-    assert any("There was no room to try all at" in reason for reason in advice.reasons)
+    monkeypatch.setattr(advising, "successive_halving", lambda *a, **k: successive_halving(*a, **k | {"follow": None}))
+    advice = advise(net(), data(), minutes=20, epochs=30)
+    assert advice.chosen.learning_rate == 2.5e-3
+    assert any("There was no room to try head + 2 at 0.0025 for" in reason for reason in advice.reasons)
 
 
 # ----------------------------------------------------------------- the budget
@@ -358,7 +387,6 @@ def short(monkeypatch):
     monkeypatch.setattr(advising, "RATES", (1e-2,))
     monkeypatch.setattr(advising, "HEAD_RATES", (1e-2,))
     monkeypatch.setattr(advising, "HEAD_STEPS", 1)
-    monkeypatch.setattr(advising, "APART", 1.0)
     monkeypatch.setattr(advising, "PLENTY", 0)
 
 

@@ -68,6 +68,17 @@ def test_what_is_in_use_stays_until_its_process_is_killed(root, other):
         assert [str(path) for path in root.iterdir()] == [mine]
 
 
+def test_one_that_was_just_made_is_left_alone(root):
+    """Between the making of its folder and of its lock another comparison may begin."""
+    folder = root / "compare-new"
+    folder.mkdir(parents=True)
+    with own_cache():
+        assert folder.exists()
+    os.utime(folder, (0, 0))
+    with own_cache():
+        assert not folder.exists()
+
+
 def test_what_was_left_is_cleared(root, other):
     process, folder = other
     process.kill()

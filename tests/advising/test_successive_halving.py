@@ -1,6 +1,7 @@
 """A budget is never overdrawn, and the better candidates get more of it."""
 
 import dataclasses
+import math
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from thaw.advising.successive_halving import affordable, planned_trials, rung_ep
 class Toy:
     score: float
     price: float = 1.0
-    protected: bool = False
+    whole: bool = False
 
 
 @dataclasses.dataclass
@@ -48,11 +49,23 @@ def test_the_better_third_goes_on():
     assert planned_trials(9) == [9, 3, 2]
 
 
-def test_a_diverged_trial_goes_last_and_a_protected_one_to_the_end():
-    toys = [Toy(float("nan")), Toy(3), Toy(2), Toy(-1, protected=True), Toy(1), Toy(0.5)]
+def test_a_diverged_trial_goes_last():
+    toys = [Toy(-math.inf), Toy(3), Toy(2), Toy(1), Toy(0.5)]
     made, _, _ = halve(toys, 1000)
-    assert [m.toy.score for m in made if m.rung == 2] == [3, 2, -1]
+    assert [m.toy.score for m in made if m.rung == 1] == [3, 2]
     assert not any(m.toy is toys[0] for m in made if m.rung)
+
+
+def test_what_begins_slowly_is_tried_once_for_all_epochs():
+    toys = [Toy(i) for i in range(6)] + [Toy(-1, whole=True), Toy(9, whole=True)]
+    made, _, last = successive_halving(toys, lambda t, e, r: Made(t, e, r), lambda t, e, b: e, budget=100, epochs=9)
+    assert [(m.toy.score, m.epochs) for m in made if m.toy.whole] == [(-1, 9), (9, 9)]
+    assert [m.toy.score for m in made if m.rung == 1] == [5, 4]  # and takes no place of another
+    assert [m.toy.score for m in last] == [5, 4, -1, 9]
+    # Its cost is planned for: 6 + 2 * 3 + 2 * 9 + 18 = 48.
+    cost = lambda t, e, b: e  # noqa: E731
+    assert len(affordable(toys, cost, 48, 9)[0]) == 8
+    assert len(affordable(toys, cost, 47, 9)[0]) < 8
 
 
 @given(
@@ -80,7 +93,7 @@ def test_with_little_there_are_fewer_candidates_and_then_fewer_epochs():
     few, epochs, _ = affordable(toys, cost, 2.5, 9)
     assert (len(few), epochs) == (2, 1)
     assert affordable(toys, cost, 2.5, 9, least=3) == ([toys[0]], 3, 2)  # too short a trial says nothing
-    assert affordable([*toys, Toy(0, protected=True)], cost, 28, 9)[0][-1].protected
+    assert affordable([*toys, Toy(0, whole=True)], cost, 28, 9)[0][-1].whole
 
 
 def test_what_was_paid_is_paid_once():
@@ -95,13 +108,25 @@ def test_what_was_paid_is_paid_once():
     assert [m.rung for m in made] == [0, 0, 0, 0, 1, 1, 2, 2]
 
 
-def test_more_candidates_where_the_best_is():
-    added = Toy(7.5)
-    made, _, _ = halve(
-        [Toy(i) for i in range(9)], 1000, extra=lambda before, going: [added] if going[0].score == 8 else []
-    )
-    assert [m.toy.score for m in made if m.rung == 1] == [8, 7, 6, 7.5]
-    assert [m.toy.score for m in made if m.rung == 2] == [8, 7.5]
+def test_it_climbs_from_what_is_the_best_by_then():
+    """From 3 to 4, 5 and 6, each time one step; room is made for the others, and nobody names them."""
+    toys, steps = [Toy(3), Toy(2), Toy(1), Toy(0)], []
+
+    def follow(ranked):
+        steps.append(ranked[0].score)
+        return [Toy(min(6.0, ranked[0].score + 1))]
+
+    made, _, _ = halve(toys, 1000, follow=follow)
+    assert [m.toy.score for m in made if m.rung == 0] == [3, 4, 5, 6]
+    assert steps[:4] == [3, 4, 5, 6]
+    assert [m.toy.score for m in made if m.rung == 1] == [6, 5]
+    assert [m.toy.score for m in made if m.rung == 2] == [6, 5]
+
+
+def test_the_first_that_is_new_and_fits():
+    toys, named = [Toy(3), Toy(2)], [Toy(3), Toy(9, price=1000), Toy(1)]
+    made, _, _ = halve(toys, 60, follow=lambda ranked: named)
+    assert [m.toy.score for m in made if m.rung == made[0].rung] == [3, 1]
 
 
 def test_it_can_be_stopped():
@@ -116,14 +141,14 @@ def test_it_can_be_stopped():
     assert last == made
 
 
-def test_extra_ones_leave_enough_for_those_that_go_on():
-    """The best is as dear as nine others; what is tried beside it must not take its last trial from it."""
+def test_the_climb_leaves_enough_for_those_that_go_on():
+    """The best is as dear as nine others; what is tried beside it must not take its longer trials from it."""
     toys = [Toy(9, price=9), Toy(2), Toy(1), Toy(0)]
-    added = [Toy(1.5, price=9), Toy(1.6, price=9)]
-    made, _, _ = halve(toys, 150, extra=lambda before, going: added)
-    assert not any(m.toy in added for m in made)
+    added = [Toy(2), Toy(1.5, price=9), Toy(1.6, price=9)]
+    made, _, _ = halve(toys, 10 + 30 + 90 + 8, follow=lambda ranked: added)
+    assert [m.toy.score for m in made if m.rung == 0] == [9, 2]
     assert [(m.toy.score, m.epochs) for m in made if m.rung == 2] == [(9, 9), (2, 9)]
-    assert any(m.toy in added for m in halve(toys, 400, extra=lambda before, going: added)[0])
+    assert any(m.toy in added[1:] for m in halve(toys, 400, follow=lambda ranked: added)[0])
 
 
 def test_what_was_not_tried_for_longer_is_still_in_the_choice():
@@ -147,20 +172,19 @@ def test_where_every_trial_costs_much_of_its_own_short_ones_save_nothing():
     assert len(last) == 3
 
 
-def test_what_is_left_at_the_end_is_for_extra_ones():
-    toys, added = [Toy(1), Toy(3)], [Toy(4), Toy(5)]
+def test_what_is_left_at_the_end_is_climbed_with():
+    toys, added = [Toy(1), Toy(3)], [Toy(4), Toy(5), Toy(6)]
     seen = []
 
-    def extra(before, ranked):
+    def follow(ranked):
         seen.append([toy.score for toy in ranked])
         return added
 
-    cost = lambda t, e, b: 20 + e  # noqa: E731
     made, _, last = successive_halving(
-        toys, lambda t, e, r: Made(t, e, r), cost, budget=29 * 3 + 5, epochs=9, extra=extra
+        toys, lambda t, e, r: Made(t, e, r), lambda t, e, b: 20 + e, budget=29 * 3 + 5, epochs=9, follow=follow
     )
-    assert [m.toy.score for m in made] == [m.toy.score for m in last] == [1, 3, 4]
-    assert seen == [[3, 1]]
+    assert [m.toy.score for m in made] == [m.toy.score for m in last] == [1, 4, 5]
+    assert seen == [[1], [4, 1], [5, 4, 1]]
 
 
 def test_some_steps_must_have_been_made():

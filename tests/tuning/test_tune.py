@@ -102,6 +102,14 @@ def test_cached_is_the_same_as_live(monkeypatch):
     assert equal(cached, computed)
 
 
+def test_a_step_is_traced_once(monkeypatch):
+    """Keras alone traces it twice, because the first step makes the variables of the metrics."""
+    traced, step = [], keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda model, batch: traced.append(model) or step(model, batch))
+    run([phase(), phase("all", train="all")])
+    assert len(traced) == 2  # one for each phase
+
+
 def test_one_phase_is_plain_fit():
     """The same order, the same bits."""
     train, validation = data(), data(20, 1)

@@ -18,11 +18,12 @@ def advise(model, data, *, minutes=5.0, epochs=EPOCHS, head="new", batch_size=32
 
     Three things are measured. How far frozen features get at each stage, against the same network with random
     weights. How much a quarter, a half and all of the data give (a learning curve). And what short trainings bring:
-    the head once, and from there different numbers of stages at different rates, by successive halving (Jamieson
-    and Talwalkar 2016) and :func:`thaw.tune`, so that what stands still is computed once for all of them. From random
-    weights a trial is made where pre-training does not show, or where there are many examples for the size of the
-    network. Chosen is the trial with the best score on the validation data; but a simpler one, which moves fewer
-    weights, where the difference is within its standard error.
+    the head once, and from there two stages at two rates and then, from the best, one step at a time to other rates
+    and numbers of stages, by successive halving (Jamieson and Talwalkar 2016) and :func:`thaw.tune`, so that what
+    stands still is computed once for all of them. From random weights a trial is made where it is cheap, where
+    pre-training does not show, or where there are many examples for the size of the network. Chosen is the trial with
+    the best score on the validation data; but frozen features where the difference is within its standard error, and
+    with ``head="kept"`` what moves fewer weights.
 
     The score is the accuracy where the first metric of the model is one, else minus the log loss. The budget is
     counted in operations beforehand, so that the same call gives the same advice on a busy machine. Call

@@ -11,27 +11,28 @@ from typing import Any
 import numpy as np
 
 from thaw.advising.advice import Advice
+from thaw.advising.beside import beside, depths_of
 from thaw.advising.reasons import reasons
 from thaw.advising.step_size import step_size
 from thaw.advising.successive_halving import affordable, planned_trials, successive_halving
 from thaw.advising.trial_cost import PER_TRIAL, STANDING, VIEWS, TrialCost, budget_of, usual_minutes
-from thaw.advising.trials import SCRATCH_LONGER, Candidate, Trial, Trials, begin_anew, better, class_numbers, paired
+from thaw.advising.trials import Candidate, Trial, Trials, begin_anew, better, class_numbers, paired
 from thaw.plan import Plan
 from thaw.tuning.first_metric import first_metric
 
 MOST_SCORED, MOST_PROBED = 1000, 500
 FEWEST_USED, ENOUGH = 64, 6  # examples that trials see at least; candidates that are worth fewer examples
 WORTH = 0.8  # of the cost must be left, or less, for half the examples to be worth it
-RATES = (5e-4, 2.5e-3, 1e-4)  # for Adam and the like; the usual one first
+RATES = (5e-4, 2.5e-3, 1.25e-2, 1e-4)  # for Adam and the like; the usual one first
 HEAD_RATES = (1e-2, 1e-1, 1e-3)  # the others only where a ridge readout gets further than the first
-SCRATCH_RATES = (1e-3, 5e-3)
-APART = 5.0  # from rate to rate
+SCRATCH_RATE = 1e-2
+SCRATCH_LONGER = 2  # times as many epochs in the plan: where nothing has been learned yet there is more to learn
 FEWEST_STEPS = 30  # of a trial, where its epochs come to fewer
 HEAD_STEPS = 300  # and 40 epochs at most
 RIDGE = "ridge readout"
 SINGLES = 4  # stages that are tried alone, where the head is kept
 PLENTY = 10  # weights for an example, below which a network may well learn from scratch
-CHEAP = 8  # or where a trial from scratch costs no more than this part of the budget
+CHEAP, DEAR = 1 / 4, 1 / 2  # of the budget: for a trial from scratch at most, where pre-training helps and where not
 PATIENCE = 3.0  # times the minutes, before the clock stops the trials
 
 
@@ -46,13 +47,18 @@ class Found:
     notes: list
     probe: Any = None
     untrained: Any = None
-    over_random: tuple | None = None
+    over_random: tuple | None = None  # how much better the pre-trained features are than random ones
     curve: Any = None
     ratios: dict = dataclasses.field(default_factory=dict)
     frozen: Trial | None = None
     chosen: Trial | None = None
     later: Trial | None = None  # what the plan moves behind the head although frozen features did as well
     trials: list = dataclasses.field(default_factory=list)
+
+    @property
+    def helps(self):
+        """Are the pre-trained features better than random ones, beyond chance?"""
+        return self.over_random is None or self.over_random[1] > 0
 
 
 class Advising:
@@ -71,7 +77,11 @@ class Advising:
 
         self.advisor, self.model, self.seed, self.head = advisor, model, advisor.seed, advisor.head
         self.stages = stages_of(model)
-        self.unit = step_size(model.optimizer)
+        unit, fixed = step_size(model.optimizer), advisor.learning_rate
+        self.unit, self.fixed = unit, fixed is not None
+        self.rates = [fixed] if self.fixed else [rate * unit for rate in RATES]
+        self.depths = depths_of(len(self.stages) - 1)
+        self.usual = next(depth for depth in (2, 1, "all") if depth in self.depths)
         metric, accuracy = first_metric(model)
         views = VIEWS if train.augment is not None and not train.views else train.views or 1
         self.cost = TrialCost(model, views, advisor.batch_size)
@@ -116,8 +126,6 @@ class Advising:
         self.total = len(heads) + trials
         kept = self._train_head(heads) if heads else self._as_it_is()
         self.total = self.number + trials
-        if heads:  # frozen features are trained as long as anything else
-            candidates.insert(2, Candidate("head", kept.learning_rate))
         made, epochs, last = self._try(candidates)
         if self.late:
             found.notes.append("The machine was so busy that the clock ended the trials before the budget did.")
@@ -128,8 +136,7 @@ class Advising:
         short = [t.name for t in last if t.rung < max(one.rung for one in made)]
         if short:
             found.notes.append(f"There was no room to try {' and '.join(short)} for longer.")
-        promised = any(c.protected and c.train == "scratch" for c in candidates)
-        if promised and all(t.train != "scratch" for t in made):
+        if not found.helps and heads and found.untrained is not None and all(t.train != "scratch" for t in made):
             found.notes.append("There was no room for a trial from random weights; give it more minutes.")
         found.trials += made
         still = [t for t in found.trials if t.train in ("head", ()) and not math.isnan(t.score)]
@@ -142,11 +149,11 @@ class Advising:
         places = [next(i for i, t in enumerate(found.trials) if t is one) for one in final]
         found.trials = [trial.compared(found.frozen, self.seed) for trial in found.trials]
         final = [found.trials[i] for i in places]
-        found.chosen = _simplest(final)
+        found.chosen = _simplest(final, self._order)
         if found.chosen.train == "head" and heads and self.used < found.counts["train"]:
             # Few examples favour what moves little. The best of all epochs is kept, so to move more costs time only.
             moving = [t for t in final if t.train not in ("head", "scratch")]
-            found.later = max(moving, key=lambda t: t.score, default=None)
+            found.later = max(moving, key=lambda t: t.rank, default=None)
         return Advice(
             plan=self._plan(final),
             scratch=found.chosen.train == "scratch",
@@ -167,7 +174,7 @@ class Advising:
         used = n
         while used // 2 >= FEWEST_USED:
             left = self.budget - self._measuring(used) - self._heads(used)
-            rough = [Candidate(t, RATES[0]) for t in self._depths for _ in RATES]
+            rough = [Candidate(t, 0.0) for t in self.depths for _ in range(3)]
             price, epochs = functools.partial(self._price, used=used), self.advisor.epochs
             within, reached, _ = affordable(rough, price, left, epochs, self._least(used))
             if left > self.budget / 2 and len(within) >= min(ENOUGH, len(rough)) and 2 * reached >= epochs:
@@ -178,7 +185,7 @@ class Advising:
         return used
 
     def _rough_cost(self, used):
-        trials = sum(self._price(Candidate(t, RATES[0]), self.advisor.epochs, used=used) for t in self._depths)
+        trials = sum(self._price(Candidate(t, 0.0), self.advisor.epochs, used=used) for t in self.depths)
         return self._measuring(used) + self._heads(used) + trials
 
     def _measuring(self, used):
@@ -201,10 +208,9 @@ class Advising:
         return math.ceil(FEWEST_STEPS / math.ceil(used / self.advisor.batch_size))
 
     def _price(self, candidate, epochs, before=(), used=None):
-        scratch = candidate.train == "scratch"
-        train, passes = ("all", SCRATCH_LONGER * epochs) if scratch else (candidate.train, epochs)
+        train = "all" if candidate.train == "scratch" else candidate.train
         kept = any(c.train == train for c in [*self.made, *before])
-        return self.cost.of(train, used or self.used, len(self.validation), passes, kept=kept)
+        return self.cost.of(train, used or self.used, len(self.validation), epochs, kept=kept)
 
     # ------------------------------------------------------------- what is measured
 
@@ -241,46 +247,28 @@ class Advising:
 
     # ------------------------------------------------------------- what is tried
 
-    @functools.cached_property
-    def _depths(self):
-        """How many stages may move, the usual ones first."""
-        below = len(self.stages) - 1
-        depths = [n for n in range(1, below) if below <= 5 or n & (n - 1) == 0]
-        usual = [n for n in (2, 1) if n in depths]
-        return [*usual, "all", *(n for n in depths if n not in usual)]
-
     def _candidates(self):
-        """The most promising first."""
-        fixed = self.advisor.learning_rate
-        rates = [rate * self.unit for rate in RATES] if fixed is None else [fixed]
+        """What is tried; with a new head what is tried first, and what room is made for."""
         if self.head == "kept":
             alone = [stage.name for stage in self.stages[:-1]]
             alone = sorted(alone, key=lambda name: -self.found.ratios[name])[:SINGLES]
-            places = [*((name,) for name in alone), *self._depths]
+            places = [*((name,) for name in alone), *self.depths]
             # A head that has learned something else takes large steps to come round, and they cost little.
-            heads = [rate * self.unit for rate in HEAD_RATES] if fixed is None else [fixed]
-            heads = [Candidate("head", rate, protected=True) for rate in sorted(heads, reverse=True)]
-            return [*heads, *(Candidate(t, rate) for rate in rates for t in places)]
-        first, *later = [[Candidate(t, rate) for t in self._depths] for rate in rates]
-        # With a small budget the rate matters more than the depth: the usual one at two rates before all others.
-        first[1:1] = [at_rate.pop(0) for at_rate in later[:1]]
-        return [*first, *self._scratch(), *(c for at_rate in later for c in at_rate)]
+            heads = self.rates if self.fixed else [rate * self.unit for rate in HEAD_RATES]
+            heads = [Candidate("head", rate, whole=True) for rate in sorted(heads, reverse=True)]
+            return [*heads, *(Candidate(t, rate) for rate in self.rates for t in places)]
+        at_usual_depth = [Candidate(self.usual, rate) for rate in self.rates]
+        others = [Candidate(depth, self.rates[0]) for depth in self.depths if depth != self.usual]
+        return [*at_usual_depth, *others, *self._scratch()]
 
     def _scratch(self):
-        found = self.found
-        if found.untrained is None:
-            return []
-        helps, epochs = found.over_random[1] > 0, self.advisor.epochs
+        """A trial from random weights, where it may be worth what it costs."""
+        rate = self.rates[0] if self.fixed else SCRATCH_RATE * self.unit
+        candidate = Candidate("scratch", rate, whole=True)
         weights = sum(stage.parameters for stage in self.stages)
-        if (
-            helps
-            and PLENTY * self.used < weights
-            and self._price(Candidate("scratch", 0.0), epochs) > self.budget / CHEAP
-        ):
-            return []
-        fixed = self.advisor.learning_rate
-        rates = [rate * self.unit for rate in SCRATCH_RATES] if fixed is None else [fixed]
-        return [Candidate("scratch", rate, protected=not helps) for rate in rates]
+        share = CHEAP if self.found.helps and PLENTY * self.used < weights else DEAR
+        dear = self._price(candidate, self.advisor.epochs) > share * self.budget
+        return [] if dear or self.found.untrained is None else [candidate]
 
     def _try(self, candidates):
         """Successive halving with what is left of the budget."""
@@ -289,12 +277,13 @@ class Advising:
             self.late = time.monotonic() > self.deadline
             return None if self.late else self._run(candidate, epochs, rung)
 
-        left = self.budget - self.spent
+        left, epochs = self.budget - self.spent, self.advisor.epochs
         if left < self._price(candidates[0], 1):
-            return [], self.advisor.epochs, []
-        extra = None if self.advisor.learning_rate is not None else _neighbours
-        epochs, least = self.advisor.epochs, self._least(self.used)
-        return successive_halving(candidates, run, self._price, budget=left, epochs=epochs, least=least, extra=extra)
+            return [], epochs, []
+        follow = functools.partial(beside, depths=self.depths, rates=sorted(self.rates))
+        follow = None if self.fixed or self.head == "kept" else follow
+        options = {"budget": left, "epochs": epochs, "least": self._least(self.used), "follow": follow}
+        return successive_halving(candidates, run, self._price, **options)
 
     def _run(self, candidate, epochs, rung):
         self.number += 1
@@ -333,28 +322,36 @@ class Advising:
 
     # ------------------------------------------------------------- what is chosen
 
+    def _order(self, trial):
+        """Of trials that are about as good the first is taken."""
+        if self.head == "kept":
+            return trial.moving  # what moves less forgets less
+        if trial.train == "head":
+            return 0
+        # A trial from scratch has not learned all that the plan's will: where the features are no better than random
+        # ones, being about as good is enough.
+        return 1 if self.found.helps or trial.train == "scratch" else 2
+
     def _plan(self, final):
-        found, chosen, epochs = self.found, self.found.chosen, self.advisor.epochs
+        found, chosen, epochs, anchor = self.found, self.found.chosen, self.advisor.epochs, self.advisor.anchor
         if found.head == "kept":
             moving = [t for t in final if t.train != ()] if chosen.train == () else [chosen]
-            least = _simplest(moving) if moving else Candidate("head", RATES[0] * self.unit)
-            return Plan([Candidate(least.train, least.learning_rate).phase(epochs, anchor=self.advisor.anchor)])
+            least = _simplest(moving, self._order) if moving else Candidate("head", self.rates[0])
+            return Plan([_phase(least, epochs, anchor=anchor)])
         if chosen.train == "scratch":
-            return Plan([Candidate("scratch", chosen.learning_rate).phase(epochs, name="scratch")])
-        heads = [t for t in found.trials if t.rung is None and t.train == "head" and not math.isnan(t.score)]
-        trained = max(heads, key=lambda t: t.score)
-        head = Candidate("head", trained.learning_rate).phase(trained.epochs, name="head")
+            return Plan([_phase(chosen, SCRATCH_LONGER * epochs, name="scratch")])
+        heads = [t for t in found.trials if t.rung is None and t.train == "head"]
+        trained = max(heads, key=lambda t: t.rank)
+        head = _phase(trained, trained.epochs, name="head")
         if all(t.rung is None for t in found.trials):  # nothing was tried
-            rate = RATES[0] * self.unit if self.advisor.learning_rate is None else self.advisor.learning_rate
-            return Plan([head, Candidate(self._depths[0], rate).phase(epochs, anchor=self.advisor.anchor)])
-        if found.later is not None:
-            moving = Candidate(found.later.train, found.later.learning_rate)
-            return Plan([head, moving.phase(epochs, anchor=self.advisor.anchor)])
-        if chosen.rung is None:
-            return Plan([head])
-        name = "longer" if chosen.train == "head" else "tune"
-        moving = Candidate(chosen.train, chosen.learning_rate)
-        return Plan([head, moving.phase(epochs, name=name, anchor=self.advisor.anchor)])
+            return Plan([head, _phase(Candidate(self.usual, self.rates[0]), epochs, anchor=anchor)])
+        moving = found.later or (None if chosen.train == "head" else chosen)
+        return Plan([head] if moving is None else [head, _phase(moving, epochs, anchor=anchor)])
+
+
+def _phase(tried, epochs, **more):
+    """The phase that does what a trial or a candidate did."""
+    return Candidate(tried.train, tried.learning_rate).phase(epochs, **more)
 
 
 def _part(y, most, seed):
@@ -370,21 +367,9 @@ def _part(y, most, seed):
     return np.sort(np.argsort(place, kind="stable")[:most])
 
 
-def _neighbours(candidates, following):
-    """The best one that moves the backbone, at the rates beside its own, where these were not tried."""
-    best = next((c for c in following if c.train not in ("head", "scratch")), None)
-    if best is None:
-        return []
-    tried = [c.learning_rate for c in candidates if c.train == best.train]
-    beside = [best.learning_rate * APART, best.learning_rate / APART]
-    return [Candidate(best.train, r) for r in beside if not any(math.isclose(r, t) for t in tried)]
-
-
-def _simplest(trials):
-    """The trial with the best score, or one that moves less where the difference is within its standard error.
-
-    Of equal scores, which are frequent with few examples, the one that is surer of what is right.
-    """
-    best = max(trials, key=lambda t: (t.score, t.rank))
-    simple = sorted(trials, key=lambda t: (t.train == "scratch", t.moving, -t.score, -t.rank))
-    return next(t for t in simple if t is best or not better(best.values, t.values))
+def _simplest(trials, order):
+    """The best trial, or the best of those that come first in the order, where it is not beyond its standard error."""
+    best, leaders = max(trials, key=lambda t: t.rank), {}
+    for trial in sorted(trials, key=lambda t: t.rank):
+        leaders[order(trial)] = trial
+    return next(t for _, t in sorted(leaders.items()) if t is best or not better(best.values, t.values))

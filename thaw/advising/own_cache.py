@@ -6,8 +6,10 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 
 PREFIX = "compare-"
+JUST_MADE = 10.0  # seconds
 
 
 @contextlib.contextmanager
@@ -84,8 +86,8 @@ def _bytes(folder):
 def _in_use(folder):
     from thaw.shipping.lock_run import LOCK, lock_run
 
-    if not (folder / LOCK).exists():
-        return False
+    if not (folder / LOCK).exists():  # just made, by one that is about to lock it?
+        return time.time() - folder.stat().st_mtime < JUST_MADE
     try:
         with lock_run(folder):
             return False

@@ -56,7 +56,10 @@ def _advice(found):
             )
         return f"Frozen features are enough: {_score(trial)} with the head alone; {others}."
     if trial.train == "scratch":
-        return f"Start from random weights: {_score(trial)}{gain}."
+        return (
+            f"Start from random weights: {_score(trial)}{gain}. The trial had {trial.epochs} epochs; the plan has "
+            "more, because everything is to be learned."
+        )
     return f"Move {_moving(found, trial)} at {trial.learning_rate:.2g}: {_score(trial)}{gain}."
 
 

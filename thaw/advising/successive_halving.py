@@ -10,18 +10,18 @@ FEWEST = 2  # go on to the next rung
 TRIED = 4  # candidates that are worth fewer epochs
 
 
-def successive_halving(candidates, run, cost, *, budget, epochs, least=1, extra=None):
+def successive_halving(candidates, run, cost, *, budget, epochs, least=1, follow=None):
     """Try candidates for a short while, keep the better third, try these longer, and so on.
 
     Successive halving (Jamieson and Talwalkar 2016), in three rungs: a ninth of the epochs, a third, and all; or in
-    fewer, where beginning with longer trials is cheaper, because each costs something of its own. What is tried
-    follows from the counted costs alone. The candidates are taken in the order given, as many as will do with the
-    budget if a third of them goes on; a trial that would not fit into what is left is not made, and an extra one only
-    where enough is left for those that go on, or at the end.
+    fewer, where beginning with longer trials is cheaper, because each costs something of its own. In the first rung
+    and in the last the search also climbs: after each trial ``follow`` names what to try next. What is tried follows
+    from the counted costs alone; a trial that would not fit into what is left is not made.
 
     Args:
-        candidates: what is to be tried, the most promising first; each is something with a ``protected`` flag, which
-            goes on to the last rung whatever its rank is.
+        candidates: what is to be tried, the most promising first, as many as will do with the budget if a third of
+            them goes on; each is something with a ``whole`` flag: such a one is tried once, for all epochs, because a
+            short trial would say nothing about it.
         run: ``run(candidate, epochs, rung)`` makes a trial and returns something with a ``rank``, higher is better; or
             ``None``, to stop.
         cost: ``cost(candidate, epochs, before)``, in the unit of the budget; ``before`` are the candidates that were
@@ -30,8 +30,10 @@ def successive_halving(candidates, run, cost, *, budget, epochs, least=1, extra=
         epochs: in the last rung; down to half of them where the budget would not allow four candidates, and fewer
             where it would not allow two, but no fewer than ``least``.
         least: epochs of the first rung, where a ninth would be fewer: some steps must have been made.
-        extra: ``extra(before, following)`` gives more candidates for the next rung, from all that were tried and those
-            that go on, the best first.
+        follow: where it is given, only the first candidate is tried as it is, and the others are what room is made for.
+            ``follow(ranked)`` names what to try next, the most promising first, from what was tried in this rung, the
+            best first; the first one that is new and fits is tried, and then it is asked again. Enough is left for
+            those that go on to the next rung.
 
     Returns:
         ``(trials, epochs, last)``: what ``run`` returned, in the order of the trials; the epochs of the last rung; and
@@ -41,58 +43,66 @@ def successive_halving(candidates, run, cost, *, budget, epochs, least=1, extra=
     Example:
         >>> import dataclasses
         >>> from thaw.advising.successive_halving import successive_halving
-        >>> Toy = dataclasses.make_dataclass("Toy", ["rank", ("protected", bool, False)])
+        >>> Toy = dataclasses.make_dataclass("Toy", ["rank", ("whole", bool, False)])
         >>> toys = [Toy(i) for i in (3, 9, 4, 1, 8, 2, 5)]
         >>> made, epochs, last = successive_halving(toys, lambda t, e, r: t, lambda t, e, b: e, budget=60, epochs=9)
         >>> [toy.rank for toy in made], epochs, [toy.rank for toy in last]
         ([3, 9, 4, 1, 8, 2, 5, 9, 8, 5, 9, 8], 9, [9, 8])
     """
     chosen, epochs, first = affordable(candidates, cost, budget, epochs, least)
-    trials, before, left, extras, longest = [], [], budget, [], {}
+    whole = [c for c in candidates if c.whole]
+    chosen = [c for c in chosen if not c.whole][: None if follow is None else 1]
+    trials, before, left, going, longest = [], [], budget, True, {}
+    found = [[] for _ in range(RUNGS)]  # of each rung: rank and candidate
 
-    def attempt(these, rung, reserve=0.0):
-        """Make the trials that fit into what is left; false where there are to be no more."""
-        nonlocal left
-        for candidate in these:
-            passes = rung_epochs(epochs, rung, least)
-            price = cost(candidate, passes, before)
-            if price > left - reserve:
-                continue  # a cheaper one may still fit
-            trial = run(candidate, passes, rung)
-            if trial is None:
-                return False
+    def attempt(candidate, rung, reserve=0.0):
+        """Make the trial if it fits into what is left; was it made?"""
+        nonlocal left, going
+        passes = rung_epochs(epochs, rung, least)
+        price = cost(candidate, passes, before)
+        if not going or price > left - reserve:
+            return False
+        trial = run(candidate, passes, rung)
+        going = trial is not None
+        if going:
             left -= price
             before.append(candidate)
             trials.append(trial)
             longest[id(candidate)] = trial
-            scored.append((trial.rank, candidate))
-        return True
+            found[rung].append((trial.rank, candidate))
+        return going
 
-    def more():
-        """Of equal ranks the one that was named first is the better: sorting is stable."""
-        scored.sort(key=lambda found: -math.inf if math.isnan(found[0]) else found[0], reverse=True)
-        return [] if extra is None else [c for c in extra(before, tuple(c for _, c in scored)) if c not in before]
+    def ranked(rung):
+        """Of equal ranks the one that was tried first is the better: sorting is stable."""
+        return [candidate for _, candidate in sorted(found[rung], key=lambda one: one[0], reverse=True)]
 
+    def to_come(rung):
+        """What the later rungs will cost, if one more is tried in this one."""
+        best, sizes = ranked(rung), planned_trials(len(found[rung]) + 1)
+        later = [r for r in range(rung + 1, RUNGS) if rung_epochs(epochs, r, least) > rung_epochs(epochs, r - 1, least)]
+        return sum(cost(c, rung_epochs(epochs, r, least), before) for r in later for c in best[: sizes[r - rung]])
+
+    def climb(rung):
+        new = [c for c in follow(ranked(rung)) if c not in before]
+        return next(([c] for c in new if attempt(c, rung, to_come(rung))), [])
+
+    last = RUNGS - 1
     for rung in range(first, RUNGS):
-        scored = []
         if rung > first and rung_epochs(epochs, rung, least) == rung_epochs(epochs, rung - 1, least):
             continue  # the same once more would say nothing new
-        going_on = attempt([c for c in chosen if c not in extras], rung)
-        if going_on and rung < RUNGS - 1:
-            reserve = sum(sorted((cost(c, epochs, before) for _, c in scored), reverse=True)[:FEWEST])
-            going_on = attempt(extras, rung, reserve)
-        elif going_on:
-            going_on = attempt(extras, rung)
-        if not going_on or not scored:
+        for candidate in chosen:
+            attempt(candidate, rung)
+        if rung == first:
+            for candidate in whole:
+                attempt(candidate, last)
+        if follow is not None and rung in (first, last):
+            while new := climb(rung):
+                chosen += new
+        if not going or not found[rung]:
             break
-        extras = more()
-        if rung == RUNGS - 1:
-            chosen = [*chosen, *extras]
-            attempt(extras, rung)  # with what is left
-            break
-        keep = max(FEWEST, math.ceil(len(scored) / ETA))
-        chosen = [*(c for _, c in scored[:keep]), *extras, *(c for _, c in scored[keep:] if c.protected)]
-    return trials, epochs, [longest[id(candidate)] for candidate in chosen if id(candidate) in longest]
+        if rung < last:
+            chosen = ranked(rung)[: max(FEWEST, math.ceil(len(found[rung]) / ETA))]
+    return trials, epochs, [longest[id(c)] for c in [*chosen, *whole] if id(c) in longest]
 
 
 def rung_epochs(epochs, rung, least=1):
@@ -115,14 +125,16 @@ def affordable(candidates, cost, budget, epochs, least=1):
         ``(candidates, epochs, first)``; ``first`` is the rung to begin with, the one that makes all of it cheapest. It
         is the last where a trial costs much whatever its length: then short ones save nothing.
     """
+    short, whole = [c for c in candidates if not c.whole], [c for c in candidates if c.whole]
 
     def from_rung(first, count, epochs):
-        tried = candidates[:count]
-        total = sum(cost(c, rung_epochs(epochs, first, least), tried[:i]) for i, c in enumerate(tried))
+        tried = short[:count]
+        total = sum(cost(c, epochs, whole[:i]) for i, c in enumerate(whole))
+        total += sum(cost(c, rung_epochs(epochs, first, least), tried[:i]) for i, c in enumerate(tried))
         for rung, size in enumerate(planned_trials(count)[1 : RUNGS - first], first + 1):
             passes = rung_epochs(epochs, rung, least)
             if passes > rung_epochs(epochs, rung - 1, least):
-                total += size * sum(cost(c, passes, tried) for c in tried) / count
+                total += size * sum(cost(c, passes, tried) for c in tried) / max(1, count)
         return total
 
     def cheapest(count, epochs):
@@ -130,10 +142,9 @@ def affordable(candidates, cost, budget, epochs, least=1):
         return min((from_rung(first, count, epochs), -first) for first in range(RUNGS))
 
     for wanted, shortest in ((TRIED, max(least, math.ceil(epochs / 2))), (FEWEST, min(least, epochs))):
-        while epochs > shortest and cheapest(min(wanted, len(candidates)), epochs)[0] > budget:
+        while epochs > shortest and cheapest(min(wanted, len(short)), epochs)[0] > budget:
             epochs -= 1
-    count = len(candidates)
+    count = len(short)
     while count > 1 and cheapest(count, epochs)[0] > budget:
         count -= 1
-    protected = [c for c in candidates[count:] if c.protected]
-    return [*candidates[:count], *protected], epochs, -cheapest(count, epochs)[1]
+    return [*short[:count], *whole], epochs, -cheapest(count, epochs)[1]

@@ -14,7 +14,6 @@ from thaw.share import share
 _Z = 1.959964  # 97.5 % of a normal distribution lie below
 RESAMPLES = 2000
 STAGE_DECAY = 0.7
-SCRATCH_LONGER = 3  # times as many epochs, where nothing has been learned yet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +23,12 @@ class Candidate:
     Args:
         train: as in :class:`thaw.Phase`; ``"scratch"`` for the whole network from random weights, ``()`` for nothing.
         learning_rate: the peak.
-        protected: keep it to the last rung, because it begins slowly.
+        whole: try it once, for all epochs, because it begins slowly and a short trial would say nothing.
     """
 
     train: str | int | tuple[str, ...]
     learning_rate: float
-    protected: bool = False
+    whole: bool = False
 
     @property
     def name(self):
@@ -45,7 +44,7 @@ class Candidate:
         if self.train == "scratch":
             return Phase(
                 name=name,
-                epochs=SCRATCH_LONGER * epochs,
+                epochs=epochs,
                 train="all",
                 learning_rate=self.learning_rate,
                 batchnorm="trained",
@@ -78,7 +77,7 @@ class Trial:
         rung: of the successive halving, from 0; ``None`` for what is trained before it.
         moving: how many weights move.
         values: ``(n,)``, what each validation example adds to the score.
-        rank: minus the log loss, by which short trials are told apart sooner than by the accuracy.
+        certainty: minus the log loss, which tells equal scores apart.
     """
 
     name: str
@@ -92,10 +91,10 @@ class Trial:
     rung: int | None
     moving: int
     values: np.ndarray = dataclasses.field(repr=False)
-    rank: float
+    certainty: float
 
     @classmethod
-    def of(cls, candidate, epochs, rung, moving, values, rank=None):
+    def of(cls, candidate, epochs, rung, moving, values, certainty=None):
         """A trial from what each validation example adds to the score; ``None`` where it diverged."""
         if values is None:
             values, score, low, high = np.zeros(0), math.nan, math.nan, math.nan
@@ -113,8 +112,13 @@ class Trial:
             rung,
             moving,
             values,
-            score if rank is None else rank,
+            score if certainty is None else certainty,
         )
+
+    @property
+    def rank(self):
+        """By what trials are ordered: the score, and of equal ones the certainty; one that diverged is the last."""
+        return (-math.inf, -math.inf) if math.isnan(self.score) else (self.score, self.certainty)
 
     def compared(self, frozen, seed):
         """The same, with its difference from frozen features."""
@@ -209,7 +213,7 @@ class Trials:
 
         Args:
             candidate: what to try.
-            epochs: passes; from scratch three times as many.
+            epochs: passes.
             rung: noted in the trial.
 
         Returns:
@@ -251,8 +255,8 @@ class Trials:
             train: what moved; what stood still is read from the disk, where the trial has left it.
 
         Returns:
-            ``(values, rank)``: ``(n,)`` 1 where it is right and 0 where not, or minus the log loss; and the mean of the
-            latter.
+            ``(values, certainty)``: ``(n,)`` 1 where it is right and 0 where not, or minus the log loss; and minus the
+            mean log loss.
         """
         from thaw.probabilities import probabilities
         from thaw.tuning.flatten import CannotSplit

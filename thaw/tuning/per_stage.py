@@ -50,20 +50,21 @@ def per_stage(optimizer, stages, decay):
         update_step(gradient, variable, learning_rate * scale.get(inner._var_key(variable), 1.0))
 
     @contextlib.contextmanager
-    def rate_times(factor):
-        inner._get_current_learning_rate = lambda: current_rate() * factor
+    def learning_at(rate):
+        inner._get_current_learning_rate = lambda: rate
         try:
             yield
         finally:
             inner._get_current_learning_rate = current_rate
 
     def scaled_weight_decay(variables):
-        # Keras reads the rate inside; give it each stage's own while its variables decay.
-        groups = {}
+        # Keras reads the rate inside, for each variable; give it each stage's own while its variables decay. It is
+        # computed once: a schedule for every variable makes the step longer, and its tracing a lot.
+        groups, rate = {}, current_rate()
         for variable in variables:
             groups.setdefault(scale.get(inner._var_key(variable), 1.0), []).append(variable)
         for factor, group in groups.items():
-            with rate_times(factor):
+            with learning_at(rate * factor):
                 apply_decay(group)
 
     inner.update_step = scaled_update_step

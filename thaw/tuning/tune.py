@@ -276,6 +276,9 @@ def _fit(run, phase, fitted, train, validation, start, saved):
         train = train.repeat()
     if isinstance(validation, Examples):
         validation = validation.ordered(run.batch_size)
+    if all(spec.shape.rank for spec in keras.tree.flatten(train.element_spec)):
+        # Builds the metrics too. Variables that are made in the first step would have it traced twice.
+        fitted._symbolic_build(data_batch=train.element_spec)
     fitted.fit(
         train,
         steps_per_epoch=steps,
