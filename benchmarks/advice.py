@@ -15,10 +15,10 @@ The search trains a head at three rates, and from the best one every number of s
 and the whole net from random weights at each of the four, three times as long. It takes what is best on the validation
 data, as a user would. `advise` gets a quarter of the search's work, counted beforehand (`minutes`), of which it uses a
 part, and its plan is then carried out. Both begin with an empty cache and end with a tuned model; both times are all of
-that. The difference is of the two models on the same test pictures. The search's pick, too, is one draw, so each task is
-drawn three times: other examples, another backbone, another order. Seeds begin at 2, because `advise` was looked at with
-0 and 1 while it was built. The aim: no task more than one point behind in the mean, in at most a quarter of the time of
-all.
+that. The difference is of the two models on the same test pictures. The search's pick, too, is one draw, so each task
+is drawn three times: other examples, another backbone, another order. Seeds begin at 2, because `advise` was looked at
+with 0 and 1 while it was built. The aim: no task more than one point behind in the mean, in at most a quarter of the
+time of all.
 """
 
 import argparse
