@@ -306,5 +306,7 @@ def test_arrays_as_fit_takes_them():
     examples = Examples(x=a, y=np.array(y))
     assert Examples.of(examples) is examples
     assert Examples.of("data") == "data"
+    with pytest.raises(ValueError, match="The labels are a dict; expected one array"):
+        Examples.of((np.zeros((3, 2)), {"a": [0, 1, 0]}))
     with pytest.raises(ValueError, match=r"The data are 4 arrays; expected \(x, y\)"):
         Examples.of((a, y, y, y))

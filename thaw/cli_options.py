@@ -26,7 +26,7 @@ Minutes = Annotated[
 ]
 Epochs = Annotated[
     int | None,
-    typer.Option(min=1, help="Epochs of each phase that moves the backbone; three times as many from random weights."),
+    typer.Option(min=1, help="Epochs of each phase that moves the backbone; twice as many from random weights."),
 ]
 HeadEpochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the head alone.")]
 Rate = Annotated[float | None, typer.Option(help="Peak learning rate of the phases that move the backbone.")]

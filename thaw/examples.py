@@ -93,6 +93,8 @@ class Examples:
         if len(data) not in (2, 3):
             raise ValueError(f"The data are {len(data)} arrays; expected (x, y).")
         x, y, *weight = data
+        if isinstance(y, dict):
+            raise ValueError("The labels are a dict; expected one array. For several outputs give a batched data set.")
         if isinstance(x, list) and x and all(isinstance(rows, np.ndarray) for rows in x):
             x = tuple(x)  # several inputs
         return cls(x=_each(np.asarray, x), y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)

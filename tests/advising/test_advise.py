@@ -1,5 +1,6 @@
 """Advice moves what is worth moving, says when nothing is, keeps to its budget, and leaves no trace."""
 
+import dataclasses
 import json
 import random
 
@@ -130,6 +131,8 @@ def test_frozen_features_where_the_difference_is_noise(fake):
 def test_what_moves_less_where_the_head_is_kept_and_the_difference_is_noise(fake):
     fake({("stage1",): 0.8875, (2, 5e-4): 0.9}, default=0.6)
     assert advise(net(), data(), minutes=20, head="kept").chosen.train == ("stage1",)
+    fake({("stage1",): 0.8625, (2, 5e-4): 0.9}, default=0.6)  # three: 1.8 standard errors
+    assert advise(net(), data(), minutes=20, head="kept").chosen.train == ("stage1",)
     fake({("stage1",): 0.8, (2, 5e-4): 0.9}, default=0.6)
     assert advise(net(), data(), minutes=20, head="kept").chosen.train == 2
 
@@ -157,7 +160,7 @@ def test_of_equal_scores_the_surer_one():
     low = Trial.of(Candidate(2, 5e-4), 9, 2, 500, values.astype(float), certainty=-0.7)
     high = Trial.of(Candidate(2, 2.5e-3), 9, 2, 500, values.astype(float), certainty=-0.5)
     order = lambda trial: 1  # noqa: E731
-    assert advising._simplest([low, high], order) is advising._simplest([high, low], order) is high
+    assert advising._simplest([low, high], order, 1) is advising._simplest([high, low], order, 1) is high
     assert high.rank > low.rank > Trial.of(Candidate(2, 1e-2), 9, 2, 500, None).rank
 
 
@@ -290,6 +293,35 @@ def test_a_given_rate_is_the_only_one(fake):
     Advisor(minutes=20, learning_rate=1e-5)(model, data(2000, 80))
     moved = {rate for train, rate, _, rung in ran if train != "head"}
     assert moved == {1e-5}
+
+
+def test_no_random_weights_where_they_are_not_wanted(fake, monkeypatch):
+    monkeypatch.setattr(advising.Found, "helps", False)
+    ran = fake({})
+    assert any(t.train == "scratch" for t in Advisor(minutes=20)(net(), data()).trials)
+    ran.clear()
+    advice = Advisor(minutes=20, scratch=False)(net(), data())
+    assert not any(train == "scratch" for train, *_ in ran)
+    assert not any("trial from random weights" in reason for reason in advice.reasons)
+
+
+def test_of_heads_that_are_as_good_the_plan_has_the_one_that_everything_began_from(fake, monkeypatch):
+    """The other is surer of its answers, and that decides in all places."""
+    ran = fake({"head": 0.4, "scratch": 0.4})
+    of = Trial.of
+
+    def surer(candidate, *arguments, **more):
+        trial = of(candidate, *arguments, **more)
+        return dataclasses.replace(trial, certainty=candidate.learning_rate) if candidate.train == "head" else trial
+
+    monkeypatch.setattr(Trial, "of", surer)
+    began = []
+    monkeypatch.setattr(Trials, "state", lambda self: began.append(len(ran)) or [v.numpy() for v in self._variables])
+    advice = advise(net(), data(), minutes=20)
+    assert [rate for train, rate, _, rung in ran if rung is None] == [1e-2, 1e-1]
+    assert began[-1] == 2  # after the second
+    assert advice.plan[0].learning_rate == 1e-1
+    assert advice.trials[0] is not advice.chosen
 
 
 def test_a_trial_from_scratch_that_did_not_fit_is_missed(fake, monkeypatch):
@@ -479,6 +511,8 @@ def test_paired_by_hand():
     assert better([1, 1, 1, 1, 0], [0, 0, 0, 1, 0])
     assert not better([1, 0, 0, 0, 0], [0, 0, 0, 0, 0])
     assert not better([1, 0], [1, 0])
+    assert better([1] * 4 + [0] * 96, [0] * 100, errors=2)  # 0.04 and 2 * 0.0197
+    assert not better([1] * 3 + [0] * 97, [0] * 100, errors=2)  # 0.03 and 2 * 0.0171
 
 
 def test_a_part_of_the_examples_has_all_classes_in_their_share():

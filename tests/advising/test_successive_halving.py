@@ -15,6 +15,7 @@ class Toy:
     score: float
     price: float = 1.0
     whole: bool = False
+    kind: str = ""
 
 
 @dataclasses.dataclass
@@ -54,6 +55,14 @@ def test_a_diverged_trial_goes_last():
     made, _, _ = halve(toys, 1000)
     assert [m.toy.score for m in made if m.rung == 1] == [3, 2]
     assert not any(m.toy is toys[0] for m in made if m.rung)
+
+
+def test_two_of_each_kind_go_on():
+    """Those that learn fast are not to crowd out the others before these have learned."""
+    toys = [Toy(i, kind="fast") for i in range(5, 11)] + [Toy(i, kind="slow") for i in (1, 4, 2)]
+    made, _, _ = halve(toys, 1000)
+    assert [m.toy.score for m in made if m.rung == 1] == [m.toy.score for m in made if m.rung == 2] == [10, 9, 4, 2]
+    assert planned_trials(9, 2) == [9, 4, 4]
 
 
 def test_what_begins_slowly_is_tried_once_for_all_epochs():
@@ -113,8 +122,8 @@ def test_it_climbs_from_what_is_the_best_by_then():
     toys, steps = [Toy(3), Toy(2), Toy(1), Toy(0)], []
 
     def follow(ranked):
-        steps.append(ranked[0].score)
-        return [Toy(min(6.0, ranked[0].score + 1))]
+        steps.append(ranked[0].toy.score)
+        return [Toy(min(6.0, ranked[0].toy.score + 1))]
 
     made, _, _ = halve(toys, 1000, follow=follow)
     assert [m.toy.score for m in made if m.rung == 0] == [3, 4, 5, 6]
@@ -162,6 +171,28 @@ def test_what_was_not_tried_for_longer_is_still_in_the_choice():
     assert [(m.toy.score, m.epochs) for m in last] == [(8, 3), (7, 9)]
 
 
+@pytest.mark.parametrize("budget", [30, 40, 50, 80, 131, 132, 200])
+def test_what_went_on_is_in_the_choice_even_if_it_is_too_dear_for_more(budget):
+    """The dear one is found by climbing, and is the best: whatever is left, it is not forgotten."""
+    cheap, dear = Toy(1), Toy(9, price=10)
+    made, _, last = successive_halving(
+        [cheap, Toy(0), Toy(0.5)],
+        lambda t, e, r: Made(t, e, r),
+        lambda t, e, b: t.price * e,
+        budget=budget,
+        epochs=9,
+        follow=lambda ranked: [dear],
+    )
+    if any(m.toy is dear for m in made):
+        assert any(m.toy is dear for m in last)
+        assert [m.epochs for m in made if m.toy is dear][-1] == 9  # its longer trials were reserved
+
+
+def test_a_cheaper_one_where_the_first_does_not_fit():
+    made, _, _ = halve([Toy(9, price=100), Toy(1), Toy(2)], 40, follow=lambda ranked: [])
+    assert {m.toy.score for m in made} == {1}
+
+
 def test_where_every_trial_costs_much_of_its_own_short_ones_save_nothing():
     """Three trials of 9 epochs: 3 * (20 + 9) = 87. By halving: 3 * 21 + 2 * 23 + 2 * 29 = 167."""
     toys = [Toy(1), Toy(3), Toy(2)]
@@ -177,7 +208,7 @@ def test_what_is_left_at_the_end_is_climbed_with():
     seen = []
 
     def follow(ranked):
-        seen.append([toy.score for toy in ranked])
+        seen.append([made.toy.score for made in ranked])
         return added
 
     made, _, last = successive_halving(
@@ -191,7 +222,7 @@ def test_some_steps_must_have_been_made():
     assert [rung_epochs(10, rung, 5) for rung in range(3)] == [5, 5, 10]
     assert [rung_epochs(3, rung, 5) for rung in range(3)] == [3, 3, 3]
     made, _, _ = halve([Toy(i) for i in range(9)], 1000, least=4)
-    assert [(m.rung, m.epochs) for m in made] == [(0, 4)] * 9 + [(2, 9)] * 3
+    assert [(m.rung, m.epochs) for m in made] == [(1, 4)] * 9 + [(2, 9)] * 3  # the first two rungs would be the same
 
 
 @pytest.mark.parametrize(("epochs", "rungs"), [(10, [2, 4, 10]), (9, [1, 3, 9]), (3, [1, 1, 3]), (1, [1, 1, 1])])

@@ -218,11 +218,3 @@ def test_a_run_that_began_with_a_plan_of_its_own(tmp_path):
     (tmp_path / "checkpoint.npz").write_bytes(b"")
     with pytest.raises(ValueError, match="whose plan was not looked for"):
         advised_plan(Fixed(), net(), parts(), tmp_path)
-
-
-def test_no_random_weights_where_forgetting_has_a_budget(tmp_path):
-    found = advised_plan(Fixed(epochs=4), net(), parts(), tmp_path, scratch=False)
-    assert not found.scratch
-    assert found.plan == Plan.named("probe_then_tune", epochs=4)
-    assert "everything would be forgotten" in found.notes[-1]
-    assert advised_plan(Fixed(epochs=4), net(), parts(), tmp_path, scratch=False) == found

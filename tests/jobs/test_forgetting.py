@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 keras = pytest.importorskip("keras")
 from keras import layers
 
+from thaw.advising.advise import Advisor
 from thaw.data.pictures import Pictures
 from thaw.examples import Examples
 from thaw.jobs.forgetting import Forgetting
@@ -86,6 +87,23 @@ def known(**more):
 
 def bits(model):
     return [w.numpy().tobytes() for w in model.weights]
+
+
+@pytest.mark.parametrize("budget", [None, 0.1])
+def test_no_random_weights_where_forgetting_has_a_budget(knowing, tmp_path, budget):
+    asked = []
+
+    class Asked(Advisor):
+        def __call__(self, model, data):
+            asked.append(self.scratch)
+            raise InterruptedError
+
+    net = architecture()
+    net.set_weights(knowing)
+    task = OldTask.of(net, **known(max_forgetting=budget))
+    with pytest.raises(InterruptedError):
+        tune_pictures(pictures(), tmp_path / "run", backbone=task, plan=Asked())
+    assert asked == [budget is None]
 
 
 @pytest.fixture(scope="module")

@@ -107,3 +107,9 @@ def test_nothing_seen_nothing_restored():
 def test_no_such_value():
     with pytest.raises(ValueError, match="There is no val_auc to choose by; the logs have loss, val_loss"):
         BestWeights(net(), "val_auc").on_epoch_end(0, {"val_loss": 1, "loss": 1})
+
+
+def test_a_metric_of_several_numbers_is_none_to_choose_by():
+    best = BestWeights(net(), "val_f1_score")
+    with pytest.raises(ValueError, match=r'val_f1_score is 3 numbers; expected one .*average="macro"'):
+        best.on_epoch_end(0, {"val_f1_score": np.zeros(3)})

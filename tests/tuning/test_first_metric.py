@@ -25,6 +25,7 @@ def found(**metrics):
         (keras.metrics.SparseTopKCategoricalAccuracy(name="accuracy"), "accuracy", False),
         (keras.metrics.AUC(name="area_accross"), "area_accross", False),
         ("mae", "mae", False),
+        (lambda y, p: p, "lambda", False),  # as it stands in the logs
     ],
 )
 def test_top_1_accuracy_and_nothing_else(metric, name, is_accuracy):

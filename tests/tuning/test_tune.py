@@ -329,6 +329,52 @@ def test_a_data_set_without_an_end():
         run([phase()], None, dataset)
 
 
+def test_several_outputs_are_chosen_by_the_loss():
+    entry = keras.Input((4,))
+    outputs = {"kind": layers.Dense(3, "softmax", name="kind")(entry), "size": layers.Dense(1, name="size")(entry)}
+    model = keras.Model(entry, outputs)
+    losses = {"kind": "sparse_categorical_crossentropy", "size": "mse"}
+    model.compile("adam", losses, metrics={"kind": ["accuracy"]})
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    rows = tf.data.Dataset.from_tensor_slices((x, {"kind": np.arange(16) % 3, "size": x[:, :1]})).batch(8)
+    history = tune(model, Plan([phase("all", train="all")]), (rows, rows)).history
+    assert min(history["val_loss"]) == pytest.approx(model.evaluate(rows, verbose=0)[0], rel=1e-5)
+
+
+def test_a_model_that_runs_eagerly_may_compute_with_anything():
+    def share(y, p):
+        return tf.constant(np.mean(y.numpy() == p.numpy().argmax(-1)), "float32")
+
+    model = net()
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=[share], run_eagerly=True)
+    assert len(run([phase()], model)[1].history["val_share"]) == 2
+
+
+def test_a_data_set_without_weights_that_says_so():
+    rows = data()
+    batches = tf.data.Dataset.from_tensor_slices((rows.x, rows.y)).batch(8).map(lambda x, y: (x, y, None))
+    history = tune(net(), Plan([phase()]), (batches, batches)).history
+    assert len(history["val_accuracy"]) == 2
+
+
+def test_a_subclassed_model():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3, "softmax")
+
+        def call(self, x, training=False):
+            return self.dense(x)
+
+    model = Own()
+    model(np.zeros((1, 4), "float32"))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    rows = Examples(x=x, y=np.arange(16) % 3)
+    history = tune(model, Plan([phase("all", train="all")]), (rows, rows))
+    assert len(history.history["val_accuracy"]) == 2
+
+
 def test_without_validation():
     model = net()
     history = tune(model, Plan([phase(epochs=2)]), (data(), None), batch_size=8)

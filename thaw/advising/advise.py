@@ -70,6 +70,7 @@ class Advisor:
         learning_rate: try no other peak than this; ``None`` to look for one.
         head_epochs: of the head alone; ``None`` for as many as it takes.
         anchor: pull what moves back to the starting weights, as in :class:`thaw.Phase`.
+        scratch: try random weights too, where that is cheap enough.
         callbacks: objects; where one has ``on_trial(number, total, name)`` or ``on_trial_end(trial)``, it is called.
 
     Raises:
@@ -89,6 +90,7 @@ class Advisor:
     learning_rate: float | None = None
     head_epochs: int | None = None
     anchor: float = 0.0
+    scratch: bool = True
     callbacks: tuple = ()
 
     def __post_init__(self):

@@ -32,7 +32,9 @@ HEAD_STEPS = 300  # and 40 epochs at most
 RIDGE = "ridge readout"
 SINGLES = 4  # stages that are tried alone, where the head is kept
 PLENTY = 10  # weights for an example, below which a network may well learn from scratch
-CHEAP, DEAR = 1 / 4, 1 / 2  # of the budget: for a trial from scratch at most, where pre-training helps and where not
+CHEAP, DEAR = 1 / 4, 1 / 2  # of what is left, for a trial from scratch at most: where pre-training helps, where not
+# Standard errors within which the simpler wins. With a kept head many places are tried, and their best flatters more.
+DOUBT = {"new": 1.0, "kept": 2.0}
 PATIENCE = 3.0  # times the minutes, before the clock stops the trials
 
 
@@ -76,7 +78,7 @@ class Advising:
         from thaw.tuning.freeze import moving_stages
 
         self.advisor, self.model, self.seed, self.head = advisor, model, advisor.seed, advisor.head
-        self.stages = stages_of(model)
+        self.stages, self.doubt = stages_of(model), DOUBT[advisor.head]
         unit, fixed = step_size(model.optimizer), advisor.learning_rate
         self.unit, self.fixed = unit, fixed is not None
         self.rates = [fixed] if self.fixed else [rate * unit for rate in RATES]
@@ -120,27 +122,27 @@ class Advising:
         found = self.found
         self._measure()
         self.spent += self._measuring(self.used)
-        candidates = self._candidates()
         heads = [Candidate("head", rate * self.unit) for rate in HEAD_RATES] if self.head == "new" else []
-        trials = sum(planned_trials(max(1, len(candidates))))
-        self.total = len(heads) + trials
+        self.total = len(heads) + len(self.depths)
         kept = self._train_head(heads) if heads else self._as_it_is()
-        self.total = self.number + trials
+        candidates = self._candidates()
+        self.total = self.number + sum(planned_trials(len(candidates)))
         made, epochs, last = self._try(candidates)
         if self.late:
             found.notes.append("The machine was so busy that the clock ended the trials before the budget did.")
         if made and epochs < self.advisor.epochs:
             found.notes.append(
-                f"The budget was for trials of {epochs} epochs at most; the plan has {self.advisor.epochs}."
+                f"The budget was for trials of {epochs} epochs at most, instead of {self.advisor.epochs}."
             )
         short = [t.name for t in last if t.rung < max(one.rung for one in made)]
         if short:
             found.notes.append(f"There was no room to try {' and '.join(short)} for longer.")
-        if not found.helps and heads and found.untrained is not None and all(t.train != "scratch" for t in made):
+        wanted = self.advisor.scratch and heads and found.untrained is not None and not found.helps
+        if wanted and not self.late and all(t.train != "scratch" for t in made):
             found.notes.append("There was no room for a trial from random weights; give it more minutes.")
         found.trials += made
         still = [t for t in found.trials if t.train in ("head", ()) and not math.isnan(t.score)]
-        found.frozen = max(still, key=lambda t: t.score) if heads else kept
+        found.frozen = max(still, key=lambda t: t.rank) if heads else kept
         final = [found.frozen, *(t for t in last if t is not found.frozen and not math.isnan(t.score))]
         if heads and found.accuracy and found.curve.right.mean() > found.frozen.score:
             # No plan does that; but what moves is not to be praised for what frozen features could do.
@@ -149,7 +151,7 @@ class Advising:
         places = [next(i for i, t in enumerate(found.trials) if t is one) for one in final]
         found.trials = [trial.compared(found.frozen, self.seed) for trial in found.trials]
         final = [found.trials[i] for i in places]
-        found.chosen = _simplest(final, self._order)
+        found.chosen = _simplest(final, self._order, self.doubt)
         if found.chosen.train == "head" and heads and self.used < found.counts["train"]:
             # Few examples favour what moves little. The best of all epochs is kept, so to move more costs time only.
             moving = [t for t in final if t.train not in ("head", "scratch")]
@@ -256,7 +258,7 @@ class Advising:
             # A head that has learned something else takes large steps to come round, and they cost little.
             heads = self.rates if self.fixed else [rate * self.unit for rate in HEAD_RATES]
             heads = [Candidate("head", rate, whole=True) for rate in sorted(heads, reverse=True)]
-            return [*heads, *(Candidate(t, rate) for rate in self.rates for t in places)]
+            return [*heads, *(Candidate(t, rate) for rate in self.rates[:3] for t in places)]
         at_usual_depth = [Candidate(self.usual, rate) for rate in self.rates]
         others = [Candidate(depth, self.rates[0]) for depth in self.depths if depth != self.usual]
         return [*at_usual_depth, *others, *self._scratch()]
@@ -267,8 +269,8 @@ class Advising:
         candidate = Candidate("scratch", rate, whole=True)
         weights = sum(stage.parameters for stage in self.stages)
         share = CHEAP if self.found.helps and PLENTY * self.used < weights else DEAR
-        dear = self._price(candidate, self.advisor.epochs) > share * self.budget
-        return [] if dear or self.found.untrained is None else [candidate]
+        dear = self._price(candidate, self.advisor.epochs) > share * (self.budget - self.spent)
+        return [candidate] if self.advisor.scratch and self.found.untrained is not None and not dear else []
 
     def _try(self, candidates):
         """Successive halving with what is left of the budget."""
@@ -278,8 +280,6 @@ class Advising:
             return None if self.late else self._run(candidate, epochs, rung)
 
         left, epochs = self.budget - self.spent, self.advisor.epochs
-        if left < self._price(candidates[0], 1):
-            return [], epochs, []
         follow = functools.partial(beside, depths=self.depths, rates=sorted(self.rates))
         follow = None if self.fixed or self.head == "kept" else follow
         options = {"budget": left, "epochs": epochs, "least": self._least(self.used), "follow": follow}
@@ -305,7 +305,7 @@ class Advising:
                 break  # upwards it was better
             trial = self._run(candidate, self._head_epochs(self.used), None)
             self.found.trials.append(trial)
-            if not math.isnan(trial.score) and (best is None or trial.score > best[0].score):
+            if not math.isnan(trial.score) and (best is None or trial.rank > best[0].rank):
                 best = trial, self.trials.state()
         if best is None:
             raise FloatingPointError(
@@ -336,7 +336,7 @@ class Advising:
         found, chosen, epochs, anchor = self.found, self.found.chosen, self.advisor.epochs, self.advisor.anchor
         if found.head == "kept":
             moving = [t for t in final if t.train != ()] if chosen.train == () else [chosen]
-            least = _simplest(moving, self._order) if moving else Candidate("head", self.rates[0])
+            least = _simplest(moving, self._order, self.doubt) if moving else Candidate("head", self.rates[0])
             return Plan([_phase(least, epochs, anchor=anchor)])
         if chosen.train == "scratch":
             return Plan([_phase(chosen, SCRATCH_LONGER * epochs, name="scratch")])
@@ -367,9 +367,9 @@ def _part(y, most, seed):
     return np.sort(np.argsort(place, kind="stable")[:most])
 
 
-def _simplest(trials, order):
-    """The best trial, or the best of those that come first in the order, where it is not beyond its standard error."""
+def _simplest(trials, order, errors):
+    """The best trial, or the best of those that come first in the order, if it is within so many standard errors."""
     best, leaders = max(trials, key=lambda t: t.rank), {}
     for trial in sorted(trials, key=lambda t: t.rank):
         leaders[order(trial)] = trial
-    return next(t for _, t in sorted(leaders.items()) if t is best or not better(best.values, t.values))
+    return next(t for _, t in sorted(leaders.items()) if t is best or not better(best.values, t.values, errors))

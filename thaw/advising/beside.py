@@ -1,5 +1,7 @@
 """Where to look next, from the best that was found so far."""
 
+import math
+
 from thaw.advising.trials import Candidate
 
 
@@ -27,28 +29,31 @@ def beside(ranked, depths, rates):
     for all of them.
 
     Args:
-        ranked: the :class:`thaw.advising.trials.Candidate` s that were tried, the best first.
+        ranked: the :class:`thaw.advising.trials.Trial` s that were made, the best first.
         depths: how many stages may move, in order.
         rates: learning rates, in order.
 
     Yields:
-        Candidates, the most promising first. Some may have been tried.
+        Candidates, the most promising first. Some may have been tried. Where even the best diverged, the lower rate.
 
     Example:
+        >>> import dataclasses
         >>> from thaw.advising.beside import beside
-        >>> from thaw.advising.trials import Candidate
-        >>> ranked = [Candidate(2, 0.01), Candidate(2, 0.001)]
+        >>> Toy = dataclasses.make_dataclass("Toy", ["train", "learning_rate", "score"])
+        >>> ranked = [Toy(2, 0.01, 0.9), Toy(2, 0.001, 0.8)]
         >>> [candidate.name for candidate in beside(ranked, [1, 2, "all"], [0.001, 0.01, 0.1])]
         ['head + 2 at 0.1', 'all at 0.01', 'head + 1 at 0.01', 'head + 2 at 0.1', 'head + 2 at 0.001']
     """
-    moving = [c for c in ranked if c.train not in ("head", "scratch")]
+    moving = [trial for trial in ranked if trial.train not in ("head", "scratch")]
     if not moving:
         return
-    best, known = moving[0], {c.learning_rate for c in moving}
+    best, known = moving[0], {trial.learning_rate for trial in moving}
     beside_rate = _neighbours(rates, best.learning_rate)
+    if math.isnan(best.score):
+        yield from (Candidate(best.train, rate) for rate in beside_rate if rate < min(known))
+        return
     yield from (Candidate(best.train, rate) for rate in beside_rate if rate not in known)
-    if best.train in depths:
-        yield from (Candidate(depth, best.learning_rate) for depth in _neighbours(depths, best.train))
+    yield from (Candidate(depth, best.learning_rate) for depth in _neighbours(depths, best.train))
     yield from (Candidate(best.train, rate) for rate in beside_rate)
 
 

@@ -87,7 +87,10 @@ def _in_use(folder):
     from thaw.shipping.lock_run import LOCK, lock_run
 
     if not (folder / LOCK).exists():  # just made, by one that is about to lock it?
-        return time.time() - folder.stat().st_mtime < JUST_MADE
+        try:
+            return time.time() - folder.stat().st_mtime < JUST_MADE
+        except FileNotFoundError:  # just removed
+            return False
     try:
         with lock_run(folder):
             return False

@@ -20,8 +20,9 @@ def successive_halving(candidates, run, cost, *, budget, epochs, least=1, follow
 
     Args:
         candidates: what is to be tried, the most promising first, as many as will do with the budget if a third of
-            them goes on; each is something with a ``whole`` flag: such a one is tried once, for all epochs, because a
-            short trial would say nothing about it.
+            them goes on. Each has a ``kind``, of which at least two go on, because some kinds learn faster than
+            others; and a flag ``whole``: such a one is tried once, for all epochs, because a short trial would say
+            nothing about it.
         run: ``run(candidate, epochs, rung)`` makes a trial and returns something with a ``rank``, higher is better; or
             ``None``, to stop.
         cost: ``cost(candidate, epochs, before)``, in the unit of the budget; ``before`` are the candidates that were
@@ -30,20 +31,20 @@ def successive_halving(candidates, run, cost, *, budget, epochs, least=1, follow
         epochs: in the last rung; down to half of them where the budget would not allow four candidates, and fewer
             where it would not allow two, but no fewer than ``least``.
         least: epochs of the first rung, where a ninth would be fewer: some steps must have been made.
-        follow: where it is given, only the first candidate is tried as it is, and the others are what room is made for.
-            ``follow(ranked)`` names what to try next, the most promising first, from what was tried in this rung, the
-            best first; the first one that is new and fits is tried, and then it is asked again. Enough is left for
-            those that go on to the next rung.
+        follow: where it is given, only the first candidate that fits is tried as it is, and the others are what room is
+            made for. ``follow(ranked)`` names what to try next, the most promising first, from the trials of this
+            rung, the best first; the first one that is new and fits is tried, and then it is asked again. Enough is
+            left for those that go on to the next rung.
 
     Returns:
         ``(trials, epochs, last)``: what ``run`` returned, in the order of the trials; the epochs of the last rung; and
-        of each candidate that came as far as the last rung that was begun, its longest trial, which is a shorter one
-        where the budget ended, or ``run`` did.
+        of each candidate that went on to the end, or would have if the budget or ``run`` had not ended, its longest
+        trial.
 
     Example:
         >>> import dataclasses
         >>> from thaw.advising.successive_halving import successive_halving
-        >>> Toy = dataclasses.make_dataclass("Toy", ["rank", ("whole", bool, False)])
+        >>> Toy = dataclasses.make_dataclass("Toy", ["rank", ("whole", bool, False), ("kind", str, "")])
         >>> toys = [Toy(i) for i in (3, 9, 4, 1, 8, 2, 5)]
         >>> made, epochs, last = successive_halving(toys, lambda t, e, r: t, lambda t, e, b: e, budget=60, epochs=9)
         >>> [toy.rank for toy in made], epochs, [toy.rank for toy in last]
@@ -51,9 +52,9 @@ def successive_halving(candidates, run, cost, *, budget, epochs, least=1, follow
     """
     chosen, epochs, first = affordable(candidates, cost, budget, epochs, least)
     whole = [c for c in candidates if c.whole]
-    chosen = [c for c in chosen if not c.whole][: None if follow is None else 1]
+    chosen, kinds = [c for c in chosen if not c.whole], len({c.kind for c in candidates if not c.whole})
     trials, before, left, going, longest = [], [], budget, True, {}
-    found = [[] for _ in range(RUNGS)]  # of each rung: rank and candidate
+    found = [[] for _ in range(RUNGS)]  # of each rung: trial and candidate
 
     def attempt(candidate, rung, reserve=0.0):
         """Make the trial if it fits into what is left; was it made?"""
@@ -69,40 +70,49 @@ def successive_halving(candidates, run, cost, *, budget, epochs, least=1, follow
             before.append(candidate)
             trials.append(trial)
             longest[id(candidate)] = trial
-            found[rung].append((trial.rank, candidate))
+            found[rung].append((trial, candidate))
         return going
 
     def ranked(rung):
         """Of equal ranks the one that was tried first is the better: sorting is stable."""
-        return [candidate for _, candidate in sorted(found[rung], key=lambda one: one[0], reverse=True)]
+        return sorted(found[rung], key=lambda one: one[0].rank, reverse=True)
 
-    def to_come(rung):
-        """What the later rungs will cost, if one more is tried in this one."""
-        best, sizes = ranked(rung), planned_trials(len(found[rung]) + 1)
-        later = [r for r in range(rung + 1, RUNGS) if rung_epochs(epochs, r, least) > rung_epochs(epochs, r - 1, least)]
-        return sum(cost(c, rung_epochs(epochs, r, least), before) for r in later for c in best[: sizes[r - rung]])
+    def to_come(rung, candidate):
+        """What the later rungs will cost, if this one is tried and goes on."""
+        going_on, later = [candidate, *(c for _, c in ranked(rung))], _rungs(rung, epochs, least)
+        sizes = planned_trials(len(going_on), kinds, len(later))
+        longer = [(c, rung_epochs(epochs, r, least)) for r, n in zip(later[1:], sizes[1:]) for c in going_on[:n]]
+        return sum(cost(c, passes, before) for c, passes in longer)
 
     def climb(rung):
-        new = [c for c in follow(ranked(rung)) if c not in before]
-        return next(([c] for c in new if attempt(c, rung, to_come(rung))), [])
+        new = [c for c in follow([trial for trial, _ in ranked(rung)]) if c not in before]
+        return next(([c] for c in new if attempt(c, rung, to_come(rung, c))), [])
 
-    last = RUNGS - 1
-    for rung in range(first, RUNGS):
-        if rung > first and rung_epochs(epochs, rung, least) == rung_epochs(epochs, rung - 1, least):
-            continue  # the same once more would say nothing new
-        for candidate in chosen:
-            attempt(candidate, rung)
+    missed, last = [], RUNGS - 1  # what went on, and did not fit
+    for rung in _rungs(first, epochs, least):
+        if follow is not None and rung == first:
+            chosen = next(([c] for c in candidates if not c.whole and attempt(c, rung)), [])
+        else:
+            missed += [c for c in chosen if not attempt(c, rung)]
         if rung == first:
             for candidate in whole:
                 attempt(candidate, last)
-        if follow is not None and rung in (first, last):
+        if follow is not None and found[rung] and rung in (first, last):
             while new := climb(rung):
                 chosen += new
         if not going or not found[rung]:
             break
         if rung < last:
-            chosen = ranked(rung)[: max(FEWEST, math.ceil(len(found[rung]) / ETA))]
-    return trials, epochs, [longest[id(c)] for c in [*chosen, *whole] if id(c) in longest]
+            size = planned_trials(len(found[rung]), kinds)[1]
+            chosen = _going_on([candidate for _, candidate in ranked(rung)], size)
+    final = {id(c): c for c in (*chosen, *missed, *whole)}
+    return trials, epochs, [longest[key] for key in final if key in longest]
+
+
+def _rungs(first, epochs, least):
+    """The rungs from the first on, without those that would be the same once more and say nothing new."""
+    passes = [rung_epochs(epochs, rung, least) for rung in range(RUNGS)]
+    return [rung for rung in range(first, RUNGS) if rung == first or passes[rung] > passes[rung - 1]]
 
 
 def rung_epochs(epochs, rung, least=1):
@@ -110,12 +120,22 @@ def rung_epochs(epochs, rung, least=1):
     return min(epochs, max(least, math.ceil(epochs / ETA ** (RUNGS - 1 - rung))))
 
 
-def planned_trials(count):
-    """How many trials so many candidates come to, and how many there are in each rung."""
+def planned_trials(count, kinds=1, rungs=RUNGS):
+    """How many trials there are in each rung, of so many candidates of so many kinds."""
     sizes = [count]
-    for _ in range(RUNGS - 1):
-        sizes.append(min(sizes[-1], max(FEWEST, math.ceil(sizes[-1] / ETA))))
+    for _ in range(rungs - 1):
+        sizes.append(min(sizes[-1], max(FEWEST * kinds, math.ceil(sizes[-1] / ETA))))
     return sizes
+
+
+def _going_on(ranked, size):
+    """The best, with the best two of each kind among them; in the same order."""
+    kinds = {c.kind: [] for c in ranked}
+    for candidate in ranked:
+        kinds[candidate.kind].append(candidate)
+    sure = [id(c) for these in kinds.values() for c in these[:FEWEST]]
+    rest = [id(c) for c in ranked if id(c) not in sure][: size - len(sure)]
+    return [c for c in ranked if id(c) in (*sure, *rest)]
 
 
 def affordable(candidates, cost, budget, epochs, least=1):
@@ -126,15 +146,15 @@ def affordable(candidates, cost, budget, epochs, least=1):
         is the last where a trial costs much whatever its length: then short ones save nothing.
     """
     short, whole = [c for c in candidates if not c.whole], [c for c in candidates if c.whole]
+    kinds = len({c.kind for c in short})
 
     def from_rung(first, count, epochs):
         tried = short[:count]
         total = sum(cost(c, epochs, whole[:i]) for i, c in enumerate(whole))
         total += sum(cost(c, rung_epochs(epochs, first, least), tried[:i]) for i, c in enumerate(tried))
-        for rung, size in enumerate(planned_trials(count)[1 : RUNGS - first], first + 1):
-            passes = rung_epochs(epochs, rung, least)
-            if passes > rung_epochs(epochs, rung - 1, least):
-                total += size * sum(cost(c, passes, tried) for c in tried) / max(1, count)
+        rungs = _rungs(first, epochs, least)
+        for rung, size in zip(rungs[1:], planned_trials(count, kinds, len(rungs))[1:]):
+            total += size * sum(cost(c, rung_epochs(epochs, rung, least), tried) for c in tried) / max(1, count)
         return total
 
     def cheapest(count, epochs):

@@ -31,6 +31,11 @@ class Candidate:
     whole: bool = False
 
     @property
+    def kind(self):
+        """One stage alone, or all from some stage on, which learns faster."""
+        return "alone" if isinstance(self.train, tuple) else "from a stage on"
+
+    @property
     def name(self):
         """For people."""
         if not self.learning_rate:  # nothing is trained
@@ -146,11 +151,11 @@ def paired(values, others, seed=0):
     return float(d.mean()), float(low), float(high)
 
 
-def better(values, others):
-    """Is the mean difference larger than its standard error?"""
+def better(values, others, errors=1.0):
+    """Is the mean difference larger than so many of its standard errors?"""
     d = np.asarray(values, np.float64) - np.asarray(others, np.float64)
     # One more of 0 and 1 that is right has a difference that equals its standard error: rounding must not decide.
-    return bool(d.mean() > (1 + 1e-9) * d.std(ddof=1) / math.sqrt(len(d)))
+    return bool(d.mean() > (1 + 1e-9) * errors * d.std(ddof=1) / math.sqrt(len(d)))
 
 
 def _interval(values):

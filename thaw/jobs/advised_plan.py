@@ -31,7 +31,7 @@ class AdvisedPlan:
     advice: dict | None = None
 
 
-def advised_plan(plan, model, data, folder, *, scratch=True):
+def advised_plan(plan, model, data, folder):
     """Ask for advice where a run has no plan, and write down what it is, so that the run can go on by it.
 
     Args:
@@ -39,7 +39,6 @@ def advised_plan(plan, model, data, folder, *, scratch=True):
         model: the built and compiled model, before its first step; the same afterwards.
         data: ``(train, validation)``, both :class:`thaw.Examples`; ``validation`` may be ``None``.
         folder: where an unfinished run keeps what it needs to go on.
-        scratch: random weights may be advised.
 
     Returns:
         :class:`AdvisedPlan`.
@@ -70,7 +69,7 @@ def advised_plan(plan, model, data, folder, *, scratch=True):
         return AdvisedPlan(usual, notes=(note,))
     settings = {f.name: getattr(advisor, f.name) for f in dataclasses.fields(advisor) if f.name != "callbacks"}
     identity = run_identity(model, Plan.named("probe"), data, advisor.batch_size, advisor.seed)
-    asked = {"identity": identity, "settings": settings, "scratch": scratch}
+    asked = {"identity": identity, "settings": settings}
     record = folder / RECORD
     if record.exists():
         kept = json.loads(record.read_text(encoding="utf-8"))
@@ -87,20 +86,16 @@ def advised_plan(plan, model, data, folder, *, scratch=True):
             "plan, to go on with it, name another folder, or delete this one."
         )
     advice = advisor(model, data)
-    chosen, found = advice.plan, advice.to_dict()
-    if advice.scratch and not scratch:
-        chosen = _usual(advisor)
-        found |= {"scratch": False, "reasons": [*found["reasons"], "From random weights everything would be forgotten, "
-            "and there is a budget for that: the plan is probe_then_tune."]}  # fmt: skip
+    found = advice.to_dict()
     text = json.dumps({"asked": asked, "advice": found}, indent=2, ensure_ascii=False, allow_nan=False)
     write_all(
         {
-            folder / PLAN: lambda path: path.write_text(chosen.to_toml(), encoding="utf-8"),
+            folder / PLAN: lambda path: path.write_text(advice.plan.to_toml(), encoding="utf-8"),
             record: lambda path: path.write_text(text, encoding="utf-8"),  # last: with it the advice is there
         }
     )
     advisor.tell("on_advice", advice)
-    return AdvisedPlan(chosen, found["scratch"], tuple(found["reasons"]), found)
+    return AdvisedPlan(advice.plan, found["scratch"], tuple(found["reasons"]), found)
 
 
 def _usual(advisor):

@@ -79,8 +79,10 @@ def tune_pictures(pictures, out, *, backbone, plan=None, batch_size=32, seed=0, 
         model = picture_model(backbone, len(pictures.labels), seed)
         advisor = Advisor(minutes=None, batch_size=batch_size, seed=seed) if plan is None else plan
         if isinstance(advisor, Advisor):
-            advisor = dataclasses.replace(advisor, callbacks=(*advisor.callbacks, *callbacks))
-        advised = advised_plan(advisor, model, (train, pictures.validation), work, scratch=old.max_forgetting is None)
+            # From random weights everything would be forgotten.
+            scratch = advisor.scratch and old.max_forgetting is None
+            advisor = dataclasses.replace(advisor, callbacks=(*advisor.callbacks, *callbacks), scratch=scratch)
+        advised = advised_plan(advisor, model, (train, pictures.validation), work)
         plan = advised.plan
         stages = stages_of(model)
         begin = snapshot(stages)

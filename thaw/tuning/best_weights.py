@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 
 # A metric whose name holds one of these is better when it is lower.
 _LOWER = (
@@ -55,6 +56,11 @@ class BestWeights(keras.callbacks.Callback):
         logs = logs or {}
         if self.monitor not in logs:
             raise ValueError(f"There is no {self.monitor} to choose by; the logs have {', '.join(sorted(logs))}.")
+        if np.ndim(logs[self.monitor]):
+            raise ValueError(
+                f"{self.monitor} is {np.size(logs[self.monitor])} numbers; expected one to choose by. Put a metric of "
+                'one number first, such as F1Score(average="macro").'
+            )
         value, tie = float(logs[self.monitor]), float(logs.get("val_loss", 0.0))
         if self.value is None or self._rank(value, tie) > self._rank(self.value, self.tie):
             self.value, self.tie, self.epoch = value, tie, epoch

@@ -28,7 +28,7 @@ def first_metric(model):
     if not metrics:
         return None, False
     metric, kind = metrics[0], type(metrics[0]).__name__
-    name = metric if isinstance(metric, str) else getattr(metric, "name", None) or metric.__name__
+    name = metric if isinstance(metric, str) else getattr(metric, "name", None) or metric.__name__.strip("<>")
     known = any(word.replace("_", "").lower() in ACCURACIES for word in (name, kind))
     return name, known and "TopK" not in kind  # which may be called anything
 

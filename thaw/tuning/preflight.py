@@ -232,7 +232,7 @@ def _look_at_loss(model, y, found):
                     "Write from_logits=True in the loss, or end the model in softmax.",
                 )
             )
-    outputs = keras.tree.flatten(model.outputs)
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])  # a subclassed model names none
     if y is None or len(outputs) != 1:
         return
     units, shape = outputs[0].shape[-1], np.shape(y)

@@ -34,8 +34,8 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
     """Fine-tune a compiled model, phase by phase.
 
     The model's own loss, metrics and optimizer are used; each phase sets its learning rate. One best is kept
-    over all phases, by the first metric on the validation data (by its loss where there is no metric), and put
-    back at the end of each phase and of the run. For equal bits from run to run, call
+    over all phases, by the first metric on the validation data (by its loss where there is no metric, or there are
+    several outputs), and put back at the end of each phase and of the run. For equal bits from run to run, call
     ``keras.utils.set_random_seed`` and ``tf.config.experimental.enable_op_determinism`` before.
 
     Args:
@@ -85,7 +85,9 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
     stages = stages_of(model)
     settings = dict(model._compile_config.config)  # what the user gave to compile, as it was given
     _refuse_changed(settings["optimizer"])
-    monitor = "loss" if validation is None else f"val_{first_metric(model)[0] or 'loss'}"
+    several = len(getattr(model, "outputs", None) or ()) > 1  # whose metrics have other names in the logs
+    metric = None if several else first_metric(model)[0]
+    monitor = "loss" if validation is None else f"val_{metric or 'loss'}"
     with contextlib.ExitStack() as stack:
         if folder is None:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thaw-")))
@@ -276,7 +278,8 @@ def _fit(run, phase, fitted, train, validation, start, saved):
         train = train.repeat()
     if isinstance(validation, Examples):
         validation = validation.ordered(run.batch_size)
-    if all(spec.shape.rank for spec in keras.tree.flatten(train.element_spec)):
+    known = all(getattr(getattr(spec, "shape", None), "rank", None) for spec in keras.tree.flatten(train.element_spec))
+    if known and not fitted.run_eagerly:  # one that runs eagerly may compute with anything, and is never traced
         # Builds the metrics too. Variables that are made in the first step would have it traced twice.
         fitted._symbolic_build(data_batch=train.element_spec)
     fitted.fit(
