@@ -2,10 +2,10 @@
 
 import dataclasses
 import hashlib
-import math
 
 import numpy as np
 
+from thaw.jobs.stay_within import inside, stay_within
 from thaw.stages import HEAD
 
 MOST = 1000  # old pictures at most
@@ -72,7 +72,6 @@ class Forgetting:
             as a dict that goes into JSON; or ``None`` where nothing could be measured. The model then holds what was
             chosen.
         """
-        from thaw.jobs.stay_within import stay_within
         from thaw.measuring.cka import stage_cka, stage_grams
 
         if self._watch is None:
@@ -253,8 +252,3 @@ def _callbacks(forgetting, watch):
                 forgetting.keep()
 
     return [watch, Follow()]
-
-
-def inside(forgotten, budget):
-    """Is so much inside the budget? A hair of rounding is no forgetting; what is not a number never is."""
-    return math.isfinite(forgotten) and forgotten <= budget + 1e-9

@@ -1,6 +1,7 @@
 """Hold the budget of forgetting after the training."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -44,7 +45,6 @@ def stay_within(forgetting, plan):
         (True, 0.6)
     """
     from thaw.jobs.answers import Answers
-    from thaw.jobs.forgetting import inside
     from thaw.tuning.estimate_batchnorm import changed_batchnorms
     from thaw.tuning.freeze import freeze
     from thaw.tuning.interpolate import interpolate
@@ -163,3 +163,8 @@ def _both(forgetting):
     inputs = [dataclasses.replace(p, augment=None).ordered(1).map(lambda x, *_: x).unbatch() for p in parts]
     turns = np.random.default_rng(0).permutation(np.repeat([0, 1], [len(p) for p in parts]))
     return tf.data.Dataset.choose_from_datasets(inputs, tf.data.Dataset.from_tensor_slices(turns)).batch(64)
+
+
+def inside(forgotten, budget):
+    """Is so much inside the budget? A hair of rounding is no forgetting; what is not a number never is."""
+    return math.isfinite(forgotten) and forgotten <= budget + 1e-9
