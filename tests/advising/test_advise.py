@@ -152,7 +152,9 @@ def test_scratch_where_the_features_are_no_better_than_random_ones_wins_a_tie(
     monkeypatch.setattr(advising.Found, "helps", helps)
     monkeypatch.setattr(advising, "PLENTY", 1000)
     fake({"head": 0.5, "scratch": scratch, (2, 5e-4): tuned}, default=0.6)
-    assert advise(net(), data(), minutes=20).scratch == chosen
+    advice = advise(net(), data(), minutes=20)
+    assert advice.scratch == chosen
+    assert not (chosen and any("Pre-training helps" in reason for reason in advice.reasons))
 
 
 def test_of_equal_scores_the_surer_one():

@@ -75,9 +75,15 @@ def _similarity(found):
     if found.untrained is not None:
         random, (gain, low, high) = found.untrained.best, found.over_random
         if low > 0:
+            begin, end = "Pre-training helps", ""
+            if found.chosen.train == "scratch":
+                begin, end = (
+                    "As they are the pre-trained features are better",
+                    "; trained, the network does without them",
+                )
             yield (
-                f"Pre-training helps: a readout of {best.stage} is right in {best.score:.3f}, of random weights in "
-                f"{random.score:.3f} ({_gain((gain, low, high))})."
+                f"{begin}: a readout of {best.stage} is right in {best.score:.3f}, of random weights in "
+                f"{random.score:.3f} ({_gain((gain, low, high))}){end}."
             )
         else:
             yield (
