@@ -393,6 +393,14 @@ def test_few_of_the_examples_do_not_prove_that_frozen_features_are_enough(fake, 
     assert (head.train, tune.train, tune.learning_rate) == ("head", 1, 5e-4)
 
 
+def test_few_of_the_examples_do_not_lower_the_usual_rate(fake, monkeypatch):
+    fake({"head": 0.9, (2, 5e-4): 0.87, (2, 1e-4): 0.875, (1, 5e-4): 0.85}, default=0.7)  # one of 200 examples
+    monkeypatch.setattr(trial_cost, "PER_BATCH", 5e10)
+    assert advise(net(), data(4000, 200), minutes=20).plan[1].learning_rate == 5e-4
+    fake({"head": 0.9, (2, 5e-4): 0.7, (2, 1e-4): 0.875, (1, 5e-4): 0.7}, default=0.6)
+    assert advise(net(), data(4000, 200), minutes=20).plan[1].learning_rate == 1e-4
+
+
 def test_the_clock_ends_what_takes_far_too_long(fake, monkeypatch):
     ran = fake({})
     now = iter(range(0, 100_000, 200))

@@ -153,9 +153,7 @@ class Advising:
         final = [found.trials[i] for i in places]
         found.chosen = _simplest(final, self._order, self.doubt)
         if found.chosen.train == "head" and heads and self.used < found.counts["train"]:
-            # Few examples favour what moves little. The best of all epochs is kept, so to move more costs time only.
-            moving = [t for t in final if t.train not in ("head", "scratch")]
-            found.later = max(moving, key=lambda t: t.rank, default=None)
+            found.later = self._later([t for t in final if t.train not in ("head", "scratch")])
         return Advice(
             plan=self._plan(final),
             scratch=found.chosen.train == "scratch",
@@ -331,6 +329,16 @@ class Advising:
         # A trial from scratch has not learned all that the plan's will: where the features are no better than random
         # ones, being about as good is enough.
         return 1 if self.found.helps or trial.train == "scratch" else 2
+
+    def _later(self, moving):
+        """What the plan moves behind the head all the same, where the trials saw but some of the examples.
+
+        Few examples favour what moves little, and low rates. The best of all epochs is kept, so to move more costs time
+        only. The usual stages at the usual rate, unless something is better beyond its standard error.
+        """
+        best = max(moving, key=lambda t: t.rank, default=None)
+        usual = [t for t in moving if (t.train, t.learning_rate) == (self.usual, self.rates[0])]
+        return next((t for t in usual if not better(best.values, t.values)), best)
 
     def _plan(self, final):
         found, chosen, epochs, anchor = self.found, self.found.chosen, self.advisor.epochs, self.advisor.anchor

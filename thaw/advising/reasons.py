@@ -77,10 +77,8 @@ def _similarity(found):
         if low > 0:
             begin, end = "Pre-training helps", ""
             if found.chosen.train == "scratch":
-                begin, end = (
-                    "As they are the pre-trained features are better",
-                    "; trained, the network does without them",
-                )
+                begin = "As they are the pre-trained features are better"
+                end = "; trained, the network does without them"
             yield (
                 f"{begin}: a readout of {best.stage} is right in {best.score:.3f}, of random weights in "
                 f"{random.score:.3f} ({_gain((gain, low, high))}){end}."
