@@ -350,6 +350,39 @@ def test_a_model_that_runs_eagerly_may_compute_with_anything():
     assert len(run([phase()], model)[1].history["val_share"]) == 2
 
 
+def test_a_step_of_ones_own_may_compare_something_else():
+    class Own(keras.Model):
+        def train_step(self, batch):
+            x, _ = batch
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, x, self(x, training=True) @ tf.ones((3, 4)))
+            self.optimizer.apply(tape.gradient(loss, [v.value for v in self.trainable_variables]))
+            return {"loss": loss}
+
+        def test_step(self, batch):
+            return {"loss": tf.reduce_mean(self(batch[0]))}
+
+    entry = keras.Input((4,))
+    model = Own(entry, layers.Dense(3)(layers.Dense(3)(entry)))
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    rows = Examples(x=x, y=np.arange(16) % 3)
+    assert len(tune(model, Plan([phase("all", train="all")]), (rows, rows)).history["val_loss"]) == 2
+
+
+def test_nan_behind_a_relu_does_not_pass_for_a_good_epoch():
+    entry = keras.Input((4,))
+    model = keras.Model(entry, layers.Dense(3, "softmax")(layers.Dense(8, "relu")(entry)))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    good = Examples(x=x.copy(), y=np.arange(16) % 3)
+    x[3] = np.nan
+    before = model.get_weights()
+    with pytest.raises(FloatingPointError, match="look for NaN or infinity in the inputs"):
+        tune(model, Plan([phase("all", train="all")]), (Examples(x=x, y=good.y), good), batch_size=16)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before))
+
+
 def test_a_data_set_without_weights_that_says_so():
     rows = data()
     batches = tf.data.Dataset.from_tensor_slices((rows.x, rows.y)).batch(8).map(lambda x, y: (x, y, None))

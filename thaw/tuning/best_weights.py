@@ -63,8 +63,14 @@ class BestWeights(keras.callbacks.Callback):
             )
         value, tie = float(logs[self.monitor]), float(logs.get("val_loss", 0.0))
         if self.value is None or self._rank(value, tie) > self._rank(self.value, self.tie):
-            self.value, self.tie, self.epoch = value, tie, epoch
-            self.weights = validated_weights(self.whole, getattr(self.model, "optimizer", None))
+            weights = validated_weights(self.whole, getattr(self.model, "optimizer", None))
+            if not all(np.isfinite(w).all() for w in weights if w.dtype.kind == "f"):
+                # A ReLU makes 0 of NaN, so the loss may look well.
+                raise FloatingPointError(
+                    f"After epoch {epoch + 1} some weights are not finite, though the loss is; look for NaN or "
+                    "infinity in the inputs, or lower the learning rate."
+                )
+            self.value, self.tie, self.epoch, self.weights = value, tie, epoch, weights
 
     def _rank(self, value, tie):
         value = value if self.higher_is_better else -value

@@ -52,7 +52,9 @@ def run_identity(model, plan, data, batch_size, seed):
         name = getattr(part, "__name__", type(part).__name__)
         digest.update(json.dumps([name, _without_names(config)], default=str, sort_keys=True).encode())
     metrics = keras.tree.flatten(settings["metrics"] or [])  # the first decides which weights are best
-    digest.update(str([getattr(metric, "name", metric) for metric in metrics]).encode())
+    # Not the function itself, whose text has an address in it: another in every process.
+    names = [getattr(metric, "name", None) or getattr(metric, "__name__", metric) for metric in metrics]
+    digest.update(str(names).encode())
     digest.update(f"{plan.to_toml()} {batch_size} {seed} {keras.__version__}".encode())
     return digest.hexdigest()
 

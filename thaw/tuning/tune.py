@@ -279,7 +279,9 @@ def _fit(run, phase, fitted, train, validation, start, saved):
     if isinstance(validation, Examples):
         validation = validation.ordered(run.batch_size)
     known = all(getattr(getattr(spec, "shape", None), "rank", None) for spec in keras.tree.flatten(train.element_spec))
-    if known and not fitted.run_eagerly:  # one that runs eagerly may compute with anything, and is never traced
+    # What runs eagerly may compute with anything, and is never traced; an own step may give the metrics something else.
+    usual = type(fitted).train_step is keras.Model.train_step and not fitted.run_eagerly
+    if known and usual and not _functions_run_eagerly():
         # Builds the metrics too. Variables that are made in the first step would have it traced twice.
         fitted._symbolic_build(data_batch=train.element_spec)
     fitted.fit(
@@ -372,6 +374,12 @@ def _steps(train, batch_size):
             "Leave repeat() out, or say it: dataset.apply(tf.data.experimental.assert_cardinality(n))."
         )
     return steps
+
+
+def _functions_run_eagerly():
+    import tensorflow as tf
+
+    return tf.config.functions_run_eagerly()
 
 
 def _has_gpu():
