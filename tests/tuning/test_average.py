@@ -142,3 +142,39 @@ def test_the_file_names_nothing_of_ours(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True, compile=False)
     assert same(loaded, model.get_weights())
+
+
+def two_weights(first, second):
+    return [np.array([[first], [second]], "float32")]
+
+
+def test_what_matters_more_to_a_version_comes_more_from_it():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
+    ends = two_weights(0, 0), two_weights(1, 1)
+    # Brought to a mean of one these are (1.5, 0.5) and (0.2, 1.8), and a tenth more.
+    importance = two_weights(3, 1), two_weights(10, 90)
+    average(model, ends, (0.75, 0.25), importance=importance)
+    expected = [0.25 * 0.3 / (0.75 * 1.6 + 0.25 * 0.3), 0.25 * 1.9 / (0.75 * 0.6 + 0.25 * 1.9)]
+    np.testing.assert_allclose(model.get_weights()[0][:, 0], expected, rtol=1e-6)
+    # What is equal in both counts for nothing, however much it matters.
+    ends = two_weights(0, 7), two_weights(1, 7)
+    average(model, ends, (0.75, 0.25), importance=(two_weights(5, 1e6), two_weights(1, 0)))
+    np.testing.assert_allclose(model.get_weights()[0][:, 0], [0.25, 7], rtol=1e-6)
+    # No importance at all says nothing.
+    average(model, ends, (0.75, 0.25), importance=(two_weights(0, 0), two_weights(0, 0)))
+    np.testing.assert_allclose(model.get_weights()[0][:, 0], [0.25, 7], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("importance", "message"),
+    [
+        ([two_weights(1, 1)], "2 versions and 1 importances"),
+        ([two_weights(1, 1), two_weights(-1, 1)], "Importance 1 holds numbers below 0"),
+        ([two_weights(np.nan, 1), two_weights(1, 1)], "Importance 0 holds numbers below 0 or not finite"),
+        ([[np.ones(2)], two_weights(1, 1)], "Importance 0 holds an array of shape"),
+    ],
+)
+def test_importances_that_cannot_be_meant(importance, message):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
+    with pytest.raises(ValueError, match=message):
+        average(model, [two_weights(0, 0), two_weights(1, 1)], importance=importance)

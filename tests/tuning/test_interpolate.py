@@ -7,6 +7,7 @@ keras = pytest.importorskip("keras")
 from keras import layers
 
 from thaw.tuning.estimate_batchnorm import batchnorms
+from thaw.tuning.fisher import fisher
 from thaw.tuning.interpolate import interpolate
 
 X = np.random.default_rng(0).normal(2, 3, (64, 6, 6, 1)).astype("float32")
@@ -89,3 +90,33 @@ def test_mistakes(ends):
             interpolate(model, *ends, alpha)
     with pytest.raises(ValueError, match="Version 1 holds 2 arrays"):
         interpolate(model, ends[0], ends[1][:2], 0.5)
+
+
+def test_a_curve_between_the_same_ends_by_importance():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
+    ends = [np.array([[0.0], [0.0]], "float32")], [np.array([[1.0], [1.0]], "float32")]
+    importance = [np.array([[2.0], [0.0]])], [np.array([[1.0], [1.0]])]
+    for alpha in (0, 0.5, 1):
+        interpolate(model, *ends, alpha, importance=importance)
+        expected = [alpha * 1.1 / (alpha * 1.1 + (1 - alpha) * old) for old in (2.1, 0.1)]
+        np.testing.assert_allclose(model.get_weights()[0][:, 0], expected, rtol=1e-6)
+
+
+def test_importance_of_another_model_on_the_same_weights():
+    """Two heads on two features; the old one reads the first, and the new one the second."""
+    entry = keras.Input((2,))
+    features = layers.Dense(2, use_bias=False, name="features")(entry)
+    old = keras.Model(entry, layers.Dense(2, use_bias=False)(features))
+    new = keras.Model(entry, layers.Dense(2, use_bias=False)(features))
+    x, y = np.random.default_rng(0).normal(size=(20, 2)).astype("float32"), np.zeros(20, int)
+    for model, reads in ((old, 0), (new, 1)):
+        head = np.zeros((2, 2))
+        head[reads] = [1, -1]
+        model.set_weights([np.eye(2), head])
+    found = fisher(old, (x, y), of=new), fisher(new, (x, y), of=new)
+    assert found[0][1].tolist() == [[0, 0], [0, 0]]  # the head that the old model does not have
+    before, after = new.get_weights(), [2 * np.eye(2, dtype="float32"), new.get_weights()[1]]
+    interpolate(new, before, after, 0.5, importance=found)
+    kernel = new.get_weights()[0]
+    assert kernel[0, 0] < 1.2
+    assert kernel[1, 1] > 1.8

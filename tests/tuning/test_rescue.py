@@ -1,5 +1,7 @@
 """The best place inside the budget, or none."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ keras = pytest.importorskip("keras")
 from keras import layers
 
 from thaw.examples import Examples
+from thaw.tuning.interpolate import interpolate
 from thaw.tuning.keep_stages import keep_stages
 from thaw.tuning.rescue import ALPHAS, rescue
 
@@ -141,7 +144,8 @@ def test_a_task_that_was_forgotten_comes_back():
     after = second.get_weights()
     pictures = np.concatenate([source.x, target.x])
     before = keep_stages(second, before, after)
-    found = rescue(second, before, target, (first, source), max_forgetting=0.05, alphas=ALPHAS[::2], data=pictures)
+    path = functools.partial(interpolate, data=pictures)
+    found = rescue(second, before, target, (first, source), max_forgetting=0.05, alphas=ALPHAS[::2], path=path)
     start, end = found.rows[0], found.rows[-1]
     chosen = next(row for row in found.rows if row.alpha == found.alpha)
     assert start.forgotten == 0

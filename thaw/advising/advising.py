@@ -27,12 +27,14 @@ RATES = (5e-4, 2.5e-3, 1.25e-2, 1e-4)  # for Adam and the like; the usual one fi
 HEAD_RATES = (1e-2, 1e-1, 1e-3)  # the others only where a ridge readout gets further than the first
 SCRATCH_RATE = 1e-2
 SCRATCH_LONGER = 2  # times as many epochs in the plan: where nothing has been learned yet there is more to learn
+# Of a trial from random weights at least: on 300 digits 140 ended anywhere from 0.87 to 0.99, 200 at 0.97 or 0.98.
+SCRATCH_STEPS = 200
 FEWEST_STEPS = 30  # of a trial, where its epochs come to fewer
 HEAD_STEPS = 300  # and 40 epochs at most
 RIDGE = "ridge readout"
 SINGLES = 4  # stages that are tried alone, where the head is kept
 PLENTY = 10  # weights for an example, below which a network may well learn from scratch
-CHEAP, DEAR = 1 / 4, 1 / 2  # of what is left, for a trial from scratch at most: where pre-training helps, where not
+CHEAP, DEAR = 2 / 5, 1 / 2  # of what is left, for a trial from scratch at most: where pre-training helps, where not
 # Standard errors within which the simpler wins. With a kept head many places are tried, and their best flatters more.
 DOUBT = {"new": 1.0, "kept": 2.0}
 PATIENCE = 3.0  # times the minutes, before the clock stops the trials
@@ -210,7 +212,13 @@ class Advising:
     def _price(self, candidate, epochs, before=(), used=None):
         train = "all" if candidate.train == "scratch" else candidate.train
         kept = any(c.train == train for c in [*self.made, *before])
-        return self.cost.of(train, used or self.used, len(self.validation), epochs, kept=kept)
+        used = used or self.used
+        return self.cost.of(train, used, len(self.validation), self._passes(candidate, epochs, used), kept=kept)
+
+    def _passes(self, candidate, epochs, used):
+        """Epochs of a trial; more of them from random weights, where a short training says little."""
+        least = SCRATCH_STEPS if candidate.train == "scratch" else 0
+        return max(epochs, math.ceil(least / math.ceil(used / self.advisor.batch_size)))
 
     # ------------------------------------------------------------- what is measured
 
@@ -289,7 +297,7 @@ class Advising:
         self.advisor.tell("on_trial", self.number, self.total, candidate.name)
         self.spent += self._price(candidate, epochs)
         self.made.append(candidate)
-        trial = self.trials.run(candidate, epochs, rung)
+        trial = self.trials.run(candidate, self._passes(candidate, epochs, self.used), rung)
         self.advisor.tell("on_trial_end", trial)
         return trial
 
@@ -347,7 +355,7 @@ class Advising:
             least = _simplest(moving, self._order, self.doubt) if moving else Candidate("head", self.rates[0])
             return Plan([_phase(least, epochs, anchor=anchor)])
         if chosen.train == "scratch":
-            return Plan([_phase(chosen, SCRATCH_LONGER * epochs, name="scratch")])
+            return Plan([_phase(chosen, max(SCRATCH_LONGER * epochs, chosen.epochs), name="scratch")])
         heads = [t for t in found.trials if t.rung is None and t.train == "head"]
         trained = max(heads, key=lambda t: t.rank)
         head = _phase(trained, trained.epochs, name="head")

@@ -1,6 +1,7 @@
 """Hold the budget of forgetting after the training."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -89,7 +90,7 @@ def stay_within(forgetting, plan):
                 lambda _: forgetting.measure()["after"],
                 max_forgetting=budget,
                 alphas=alphas,
-                data=data,
+                path=functools.partial(interpolate, data=data),
             ).rows
             tried += [(row, name, data) for row in rows]
         found["rescue"] = [dataclasses.asdict(row) | {"statistics": name} for row, name, _ in tried]

@@ -4,8 +4,10 @@ import numpy as np
 
 from thaw.tuning.estimate_batchnorm import changed_batchnorms, estimate_batchnorm
 
+EVEN = 0.1  # added to importances that are one in the mean, so that what matters to no version is averaged as usual
 
-def average(model, versions, shares=None, data=None, *, batch_size=128):
+
+def average(model, versions, shares=None, data=None, *, importance=None, batch_size=128):
     """Give a model the average of several versions of its weights.
 
     The average of several fine-tuned runs that began from the same weights is often better than the best of them,
@@ -23,13 +25,17 @@ def average(model, versions, shares=None, data=None, *, batch_size=128):
         shares: how much each version counts, numbers from 0; ``None`` for all alike.
         data: pictures to measure BatchNorm's statistics on anew, as :func:`estimate_batchnorm` takes them, wherever
             something else arrives in one version than in another; ``None``: these are averaged like the rest.
+        importance: one list of arrays for each version, in the order of ``model.weights``: how much each weight
+            matters to it, numbers from 0 such as :func:`thaw.fisher` gives. A weight then comes more from the version
+            to which it matters more (Matena and Raffel 2022): the shares are multiplied by the importances, those of
+            each version brought to one in the mean, plus a tenth. ``None``: all alike.
         batch_size: examples of ``data`` in a batch; all in one batch make the statistics exact.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: versions that do not fit the model, or shares that are not one number for each.
+        ValueError: versions or importances that do not fit the model, or shares that are not one number for each.
 
     Example:
         >>> import keras, numpy as np
@@ -45,12 +51,14 @@ def average(model, versions, shares=None, data=None, *, batch_size=128):
             f"There are {len(versions)} versions and the shares {shares.tolist()}; expected one number from 0 for "
             "each, and one at least above 0."
         )
-    chosen = [(version, share) for version, share in zip(versions, shares / shares.sum()) if share > 0]
-    versions, shares = zip(*chosen)
+    each = [None] * len(versions) if importance is None else _even(model, versions, importance)
+    chosen = [one for one in zip(versions, shares / shares.sum(), each) if one[1] > 0]
+    versions, shares, each = zip(*chosen)
     start = [v.numpy() for v in model.weights]
     try:
-        for variable, *values in zip(model.weights, *versions):
-            variable.assign(_averaged(values, shares, variable.dtype))
+        for i, variable in enumerate(model.weights):
+            weights = shares if importance is None else [share * factor[i] for share, factor in zip(shares, each)]
+            variable.assign(_averaged([version[i] for version in versions], weights, shares, variable.dtype))
         layers = changed_batchnorms(model, versions) if data is not None and len(versions) > 1 else ()
         if layers:
             estimate_batchnorm(model, data, layers, batch_size=batch_size)
@@ -61,27 +69,45 @@ def average(model, versions, shares=None, data=None, *, batch_size=128):
     return model
 
 
-def _averaged(values, shares, dtype):
+def _averaged(values, weights, shares, dtype):
     largest = values[int(np.argmax(shares))]
     if "float" not in dtype or all(np.array_equal(largest, value) for value in values):
         return largest
-    mixed = sum(share * value.astype(np.float64) for share, value in zip(shares, values))
+    mixed = sum(weight * value.astype(np.float64) for weight, value in zip(weights, values)) / sum(weights)
     # Rounding must not move what is equal in all versions.
     equal = np.all([value == values[0] for value in values], axis=0)
     return np.where(equal, values[0].astype(np.float64), mixed).astype(largest.dtype)
 
 
-def _checked(model, version, i):
+def _even(model, versions, importance):
+    """Importances that can be compared: of each version one in the mean of all that differs, and nowhere nothing."""
+    if len(importance) != len(versions):
+        raise ValueError(
+            f"There are {len(versions)} versions and {len(importance)} importances; expected one for each version."
+        )
+    apart = [np.any([a != arrays[0] for a in arrays[1:]], axis=0) for arrays in zip(*versions)]
+    found = []
+    for i, arrays in enumerate(importance):
+        arrays = _checked(model, arrays, i, "Importance")
+        if not all(np.isfinite(a).all() and (a >= 0).all() for a in arrays):
+            raise ValueError(f"Importance {i} holds numbers below 0 or not finite; expected numbers from 0.")
+        arrays = [a.astype(np.float64) for a in arrays]
+        mean = sum(a[where].sum() for a, where in zip(arrays, apart)) / max(1, sum(map(np.count_nonzero, apart)))
+        found.append([(a / mean if mean > 0 else np.ones_like(a)) + EVEN for a in arrays])
+    return found
+
+
+def _checked(model, version, i, what="Version"):
     version = [np.asarray(value) for value in version]
     if len(version) != len(model.weights):
         raise ValueError(
-            f"Version {i} holds {len(version)} arrays and {model.name} has {len(model.weights)} weights; expected "
+            f"{what} {i} holds {len(version)} arrays and {model.name} has {len(model.weights)} weights; expected "
             "one array for each, as model.get_weights() gives them."
         )
     for variable, value in zip(model.weights, version):
         if tuple(variable.shape) != value.shape:
             raise ValueError(
-                f"Version {i} holds an array of shape {value.shape} for {variable.path}, which has "
+                f"{what} {i} holds an array of shape {value.shape} for {variable.path}, which has "
                 f"{tuple(variable.shape)}; expected weights of the same model."
             )
     return version

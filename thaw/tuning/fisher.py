@@ -8,7 +8,7 @@ from thaw.stages import sublayers
 from thaw.tuning.log_probabilities import log_probabilities
 
 
-def fisher(model, data, *, labels="sample", examples=200, seed=0):
+def fisher(model, data, *, labels="sample", examples=200, of=None, seed=0):
     """Estimate the diagonal of a classifier's Fisher information: the mean square of d log p(class | x) / d w.
 
     It says how much the answers change when a weight does, and is the importance that elastic weight
@@ -24,11 +24,13 @@ def fisher(model, data, *, labels="sample", examples=200, seed=0):
             ``"all"``, the expectation over all classes (exact, one backward pass a class); ``"true"``, the class in
             the data (the empirical Fisher, near zero for a model that has learned them by heart).
         examples: how many at most, drawn at random; of a data set, the first. ``None`` for all.
+        of: a model that shares variables with this one, such as one with a new head on the same backbone, whose
+            weights are meant; ``None`` for this one.
         seed: of both draws.
 
     Returns:
-        Float32 arrays in the order of ``model.weights``; zero for what no gradient reaches and what is not
-        learned, such as BatchNorm's statistics.
+        Float32 arrays in the order of ``model.weights``, or of ``of.weights``; zero for what no gradient reaches and
+        what is not learned, such as BatchNorm's statistics.
 
     Raises:
         ValueError: another kind of labels or data, or labels that are not class numbers.
@@ -74,7 +76,8 @@ def fisher(model, data, *, labels="sample", examples=200, seed=0):
     if not count:
         raise ValueError("There are no examples; expected at least one.")
     by_variable = {id(w): (total / count).astype(np.float32) for w, total in zip(weights, sums)}
-    return [by_variable.get(id(w), np.zeros(w.shape, np.float32)) for w in model.weights]
+    asked = (model if of is None else of).weights
+    return [by_variable.get(id(w), np.zeros(w.shape, np.float32)) for w in asked]
 
 
 def _one_by_one(data, examples, rng):

@@ -50,7 +50,7 @@ class Rescued:
         return "\n".join([*lines, self.reason])
 
 
-def rescue(model, before, new, old, *, max_forgetting=0.02, alphas=ALPHAS, data=None):
+def rescue(model, before, new, old, *, max_forgetting=0.02, alphas=ALPHAS, path=interpolate):
     """Find the place between two sets of weights that is best at the new task and forgets little enough.
 
     The model comes with the weights after the tuning. At each alpha it gets those of :func:`thaw.interpolate`, and
@@ -71,8 +71,8 @@ def rescue(model, before, new, old, *, max_forgetting=0.02, alphas=ALPHAS, data=
         old: how the old task is scored, in the same ways.
         max_forgetting: the share of the old task's score before the tuning that may be lost.
         alphas: the places to try, numbers from 0 to 1.
-        data: pictures to measure BatchNorm's statistics on anew at each place, or ``None``; see
-            :func:`thaw.interpolate`.
+        path: :func:`thaw.interpolate`, or that with more arguments: ``functools.partial(thaw.interpolate,
+            importance=...)``, which gives back more for less, or ``data=...`` for BatchNorm's statistics.
 
     Returns:
         :class:`Rescued`; as a string it is a table.
@@ -99,7 +99,7 @@ def rescue(model, before, new, old, *, max_forgetting=0.02, alphas=ALPHAS, data=
     best = weights = None
     rows = []
     try:
-        interpolate(model, before, after, 0.0)
+        path(model, before, after, 0.0)
         first = score_of(model, old)
         if not 0 < first.value < math.inf:
             raise ValueError(
@@ -107,7 +107,7 @@ def rescue(model, before, new, old, *, max_forgetting=0.02, alphas=ALPHAS, data=
                 "can be lost. Give a score that is higher when the model is better, such as the accuracy."
             )
         for alpha in alphas:
-            interpolate(model, before, after, alpha, data)
+            path(model, before, after, alpha)
             kept = first if alpha == 0 else score_of(model, old)
             row = Tried(alpha, score_of(model, new), kept, 1 - kept.value / first.value)
             rows.append(row)
