@@ -181,6 +181,7 @@ def tune(
     from thaw.data.augment import augment
     from thaw.data.images import images
     from thaw.jobs.old_task import old_task
+    from thaw.jobs.picture_size import picture_size
     from thaw.jobs.reproducible import reproducible
     from thaw.progress import Progress, counting
 
@@ -198,7 +199,7 @@ def tune(
             max_forgetting=max_forgetting,
             progress=progress,
         )
-        size = old.backbone.input_shape[1]
+        size = picture_size(old.backbone, model)
         pictures = images(data, image_size=size, seed=seed, max_bad=max_bad, progress=progress)
     for note in [*old.notes, *pictures.notes]:
         say(note)

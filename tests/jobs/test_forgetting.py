@@ -436,10 +436,29 @@ def test_cut_off_anywhere_it_ends_with_the_same_bits(knowing, tmp_path, monkeypa
 
 def test_another_budget_is_another_run(knowing, tmp_path):
     forgetting(knowing, tmp_path, **known(max_forgetting=0.05))
+    (tmp_path / "checkpoint.npz").touch()
     forgetting(knowing, tmp_path, **known(max_forgetting=0.05))
     for other in (known(max_forgetting=0.1), known(), known(examples=OLD.take(np.arange(50))), {}):
         with pytest.raises(ValueError, match="an unfinished run with other old pictures or another budget"):
             forgetting(knowing, tmp_path, **other)
+
+
+def test_what_failed_before_its_first_step_is_no_unfinished_run(knowing, tmp_path):
+    nowhere = Phase(name="nowhere", epochs=1, train=("stage9",))
+    with pytest.raises(ValueError, match='no stage "stage9"'):
+        tuned(knowing, tmp_path / "run", [HEAD, nowhere], **known(max_forgetting=0.5))
+    _, _, metrics, _ = tuned(knowing, tmp_path / "run", [HEAD], **known(max_forgetting=0.05))
+    assert metrics["retention"]["max_forgetting"] == 0.05
+
+
+def test_old_pictures_are_refused_before_advice_is_looked_for(knowing, tmp_path):
+    class Never(Advisor):
+        def __call__(self, model, data):
+            raise AssertionError
+
+    net = architecture()
+    with pytest.raises(ValueError, match="All of the old pictures are training pictures of the new task"):
+        tune_pictures(pictures(), tmp_path, backbone=OldTask.of(net, examples=TRAIN, labelled=True), plan=Never())
 
 
 # ----------------------------------------------------------------- which pictures

@@ -171,7 +171,10 @@ def _user_file(path, weights, head, shape, preprocessing):
     if weights != "imagenet":
         raise ValueError(f"{path} brings its own weights; leave weights={weights!r} out.")
     loaded = model_file(path)
-    model = remove_head(loaded)
+    try:
+        model = remove_head(loaded)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     like = _scaling(path, model, preprocessing)
     own = tuple(loaded.inputs[0].shape[1:])
     if shape and not (len(own) == 3 and all(n in (None, m) for n, m in zip(own, shape))):

@@ -191,8 +191,7 @@ class Forgetting:
         from thaw.tuning.checkpoint import read_checkpoint, write_checkpoint
 
         identity = self._identity()
-        begun = self._file.with_name("checkpoint.npz").exists()
-        if not self._file.exists() and not begun:
+        if not self._file.with_name("checkpoint.npz").exists():  # no epoch is over: there is nothing to lose
             self._file.parent.mkdir(parents=True, exist_ok=True)
             return write_checkpoint(self._file, {"identity": identity}, {})
         meta, arrays = read_checkpoint(self._file) if self._file.exists() else ({}, {})

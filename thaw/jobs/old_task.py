@@ -107,6 +107,7 @@ def old_task(
     from thaw.backbones.imagenet_classes import imagenet_classes
     from thaw.backbones.remove_head import remove_head
     from thaw.jobs.old_pictures import old_pictures
+    from thaw.jobs.picture_size import picture_size
 
     if retain is not None and not Path(retain).exists():  # before the model, which takes seconds
         raise FileNotFoundError(
@@ -131,9 +132,7 @@ def old_task(
         return OldTask(backbone=bare, model=model, max_forgetting=max_forgetting, **found)
     outputs = max(2, int(model.output_shape[-1]))  # a single unit answers for two classes
     classes = _beside(Path(name), outputs) if from_file else imagenet_classes() if outputs == 1000 else None
-    size = model.input_shape[1]
-    if size is None:
-        raise ValueError(f"{name} takes pictures of any size; say which is meant: --image-size 224.")
+    size = picture_size(model, name)
     examples, labelled, notes = old_pictures(retain, size, classes=classes, outputs=outputs, progress=progress)
     found = {"examples": examples, "labelled": labelled, "notes": tuple(notes)}
     return OldTask(backbone=bare, model=model, max_forgetting=max_forgetting, **found)

@@ -55,6 +55,7 @@ def tune_pictures(pictures, out, *, backbone, plan=None, batch_size=32, seed=0, 
     from thaw.jobs.forgetting import Forgetting
     from thaw.jobs.old_task import OldTask
     from thaw.jobs.picture_model import picture_model
+    from thaw.jobs.picture_size import picture_size
     from thaw.measuring.evaluate import evaluate
     from thaw.shipping.lock_run import lock_run
     from thaw.shipping.run_folder import refuse_finished, write_run
@@ -67,16 +68,13 @@ def tune_pictures(pictures, out, *, backbone, plan=None, batch_size=32, seed=0, 
     old = OldTask.of(backbone)
     backbone = old.backbone
     train = pictures.train.weighted(pictures.class_weight)
-    size = backbone.input_shape[1:]
-    if len(size) != 3 or size[0] != size[1] or size[2] != 3 or size[0] is None:
-        raise ValueError(
-            f"{backbone.name} takes inputs of shape {size}; expected square pictures of one size with 3 channels."
-        )
+    picture_size(backbone)
     refuse_finished(out)
     with lock_run(out):
         refuse_finished(out)
         work = out / "unfinished"
         model = picture_model(backbone, len(pictures.labels), seed)
+        forgetting = Forgetting(old, model, pictures, work, batch_size=batch_size, seed=seed)  # may find a mistake
         advisor = Advisor(minutes=None, batch_size=batch_size, seed=seed) if plan is None else plan
         if isinstance(advisor, Advisor):
             # From random weights everything would be forgotten.
@@ -86,7 +84,6 @@ def tune_pictures(pictures, out, *, backbone, plan=None, batch_size=32, seed=0, 
         plan = advised.plan
         stages = stages_of(model)
         begin = snapshot(stages)
-        forgetting = Forgetting(old, model, pictures, work, batch_size=batch_size, seed=seed)
         if advised.scratch:  # after what is forgotten was looked at
             begin_anew(model, train, seed)
         board = keras.callbacks.TensorBoard(out / "tensorboard", write_graph=False)
