@@ -1,5 +1,6 @@
 """A run without a plan looks for one once; killed or not, it goes on by what was advised."""
 
+import dataclasses
 import json
 import os
 import re
@@ -188,7 +189,8 @@ def test_a_plan_is_taken_as_it_is(tmp_path):
 def test_too_few_pictures_for_advice(tmp_path, m):
     train, validation = parts(60, 10)
     found = advised_plan(Advisor(epochs=3), net(), (train, validation if m else None), tmp_path)
-    assert found.plan == Plan.named("probe_then_tune", epochs=3)
+    head, tune = Plan.named("probe_then_tune", epochs=3)
+    assert found.plan == Plan([head, dataclasses.replace(tune, train=1)])  # the net has no more below its head
     assert f"60 training and {m} validation pictures, too few for advice" in found.notes[0]
     assert found.advice is None
 

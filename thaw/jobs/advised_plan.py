@@ -61,7 +61,7 @@ def advised_plan(plan, model, data, folder):
     advisor, train, folder = plan, data[0], Path(folder)
     parts = [len(part) if part is not None else 0 for part in data]
     if min(parts) < FEWEST or len(np.unique(train.y)) < 2:
-        usual = _usual(advisor)
+        usual = _usual(advisor, model)
         note = (
             f"There are {parts[0]} training and {parts[1]} validation pictures, too few for advice (at least {FEWEST} "
             "of each): the plan is probe_then_tune."
@@ -98,11 +98,14 @@ def advised_plan(plan, model, data, folder):
     return AdvisedPlan(advice.plan, found["scratch"], tuple(found["reasons"]), found)
 
 
-def _usual(advisor):
+def _usual(advisor, model):
+    from thaw.stages import stages_of
+
     head, tune = Plan.named(
         "probe_then_tune",
         epochs=advisor.epochs,
         head_epochs=advisor.head_epochs,
         learning_rate=advisor.learning_rate,
     )
-    return Plan([head, dataclasses.replace(tune, anchor=advisor.anchor)])
+    train = min(tune.train, len(stages_of(model)) - 1)  # a small net may have one stage below its head
+    return Plan([head, dataclasses.replace(tune, train=train, anchor=advisor.anchor)])

@@ -3,7 +3,7 @@
 STEPS, REPEATS = 100, 3
 
 
-def find_rate(backbone, pictures, *, train=2, batch_size=32, seed=0, progress=None):
+def find_rate(backbone, pictures, *, train=None, batch_size=32, seed=0, progress=None):
     """Run the range test of :func:`thaw.find_learning_rate` where training would begin.
 
     What stands still is computed once. Where more than the head moves, the head is trained first, alone, for a few
@@ -12,7 +12,8 @@ def find_rate(backbone, pictures, *, train=2, batch_size=32, seed=0, progress=No
     Args:
         backbone: from :func:`thaw.backbone`, without a head, for pictures of the same size.
         pictures: from :func:`thaw.images`.
-        train: what is to move: ``"head"``, ``"all"``, or a number of stages below the head.
+        train: what is to move: ``"head"``, ``"all"``, or a number of stages below the head; ``None`` for two, or for
+            one where there are no more.
         batch_size: pictures in a batch.
         seed: of the order of the pictures.
         progress: called with (done, total, what).
@@ -31,6 +32,7 @@ def find_rate(backbone, pictures, *, train=2, batch_size=32, seed=0, progress=No
     from thaw.jobs.counted import counted
     from thaw.jobs.picture_model import picture_model
     from thaw.plan import Phase, Plan
+    from thaw.stages import stages_of
     from thaw.tuning.find_learning_rate import find_learning_rate
     from thaw.tuning.flatten import CannotSplit
     from thaw.tuning.freeze import freeze
@@ -43,6 +45,7 @@ def find_rate(backbone, pictures, *, train=2, batch_size=32, seed=0, progress=No
     settings = dict(model._compile_config.config)
     data = pictures.train.weighted(pictures.class_weight)
     batch_size = min(batch_size, len(data))
+    train = min(2, len(stages_of(model)) - 1) if train is None else train
     freeze(model, train)  # a stage that is not there is found before anything is computed
     if train != "head":
         model.compile(**settings)
