@@ -133,15 +133,15 @@ def test_compare(place, capsys, monkeypatch):
     names = ("frozen features", "top stage", "whole network", "from scratch")
     assert sorted(line[:15].strip() for line in out.splitlines()[1:5]) == sorted(names)
     assert max(map(len, out.splitlines())) <= 80
-    assert "4 ways, 1 times 3 s each: about 12 s." in err
+    assert "4 ways, once 3 s each: about 12 s in all." in err
     assert "1 of 4: frozen features, seed 0, 1 epoch" in err
     assert "epoch   1" not in err
     assert "rests on one seed" in out
     one_stage = ("compare", place / "photos", "-m", place / "shallow.keras", "--minutes", "0.05", "--seeds", "1")
     code, out, err = thaw(capsys, *one_stage)
     assert code == 0
-    assert "3 ways, 1 times 3 s each: about 9 s." in err
+    assert "3 ways, once 3 s each: about 9 s in all." in err
     assert "1 of 3: frozen features" in err
     code, _, err = thaw(capsys, "compare", place / "photos", "-m", place / "sees.keras", "--minutes", "0")
     assert code == 2
-    assert "minutes=0.0; expected a number above 0" in err
+    assert "'--minutes': 0 was given; expected a number above 0. See thaw compare --help." in err

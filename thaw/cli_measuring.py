@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from thaw.cli_options import Batch, Data, Json, Model, Preprocessing, Seed, Size, Weights, open_backbone, open_pictures
+from thaw.cli_options import (
+    Batch,
+    Data,
+    Json,
+    MaxBad,
+    Model,
+    Preprocessing,
+    Seed,
+    Size,
+    Weights,
+    above_zero,
+    open_backbone,
+    open_pictures,
+)
 from thaw.plain import plain
 from thaw.printing import duration, print_json, print_table, say
 
@@ -82,6 +95,7 @@ def probe(
     most: Most = 5000,
     batch_size: Batch = 32,
     seed: Seed = 0,
+    max_bad: MaxBad = 0.05,
     as_json: Json = False,
 ):
     """Show how far each stage of a frozen model already gets on these pictures, in one pass."""
@@ -90,7 +104,7 @@ def probe(
     from thaw.progress import counting
 
     backbone = open_backbone(model, weights, preprocessing, image_size=image_size)
-    pictures = open_pictures(data, backbone.input_shape[1], seed)
+    pictures = open_pictures(data, backbone.input_shape[1], seed, max_bad)
     with counting() as progress:
         examples = counted(pictures.train, progress, "one pass of the network")
         found = measure(backbone, examples, most=most, batch_size=batch_size, seed=seed)
@@ -102,11 +116,26 @@ def probe(
 
 def rank(
     data: Data,
-    model: Annotated[list[str], typer.Option("--model", "-m", help="A backbone; give the option once for each.")],
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", help="A backbone's name, or a .keras or .h5 file; the option once for each."),
+    ],
+    weights: Annotated[
+        list[str],
+        typer.Option(help='"imagenet", "none" for random, or a file; once for all models, or for each in order.'),
+    ] = ("imagenet",),
+    preprocessing: Annotated[
+        list[str],
+        typer.Option(
+            help="How pixels are scaled before a model file that does not: none, -1..1, 0..1, caffe, torch; "
+            "once for all models, or for each in order."
+        ),
+    ] = ("auto",),
     image_size: Size = None,
     most: Most = 5000,
     batch_size: Batch = 32,
     seed: Seed = 0,
+    max_bad: MaxBad = 0.05,
     as_json: Json = False,
 ):
     """Order backbones by how well their features explain the labels of these pictures, before any is tuned."""
@@ -116,18 +145,20 @@ def rank(
 
     if len(set(model)) < max(2, len(model)):
         raise ValueError(f"The models are {', '.join(model)}; expected two or more that differ, each with its --model.")
+    weights = _for_each(model, "--weights", weights)
+    preprocessing = _for_each(model, "--preprocessing", preprocessing)
     backbones, size = {}, image_size
     # First the files, which have a size of their own; nets with a name are built for any.
     for name in sorted(model, key=lambda name: Path(name).suffix == ""):
         asked = image_size if Path(name).suffix else size
-        backbones[name] = open_backbone(name, "imagenet", image_size=asked)
+        backbones[name] = open_backbone(name, weights[name], preprocessing[name], image_size=asked)
         own = backbones[name].input_shape[1]
         if own != (size or own):
             raise ValueError(
                 f"{name} takes pictures of side {own}, and another model of side {size}; expected one size."
             )
         size = own
-    pictures = open_pictures(data, size, seed)
+    pictures = open_pictures(data, size, seed, max_bad)
     with counting() as progress:
         examples = counted(pictures.train, progress, f"one pass of each of {len(model)} networks")
         found = order(backbones, examples, most=most, batch_size=batch_size, seed=seed)
@@ -137,15 +168,29 @@ def rank(
     say("By LogME. Where the intervals of the accuracies overlap, take the smaller network.")
 
 
+def _for_each(models, option, values):
+    """What an option says of each model."""
+    if len(values) not in (1, len(models)):
+        raise ValueError(
+            f"{option} is given {len(values)} times and --model {len(models)} times; expected it once, for all of "
+            "them, or once for each, in the same order."
+        )
+    return dict(zip(models, values if len(values) > 1 else [*values] * len(models)))
+
+
 def find_rate(
     data: Data,
-    train: Annotated[str, typer.Option(help="What is to move: head, all, or a number of stages below the head.")] = "2",
+    train: Annotated[
+        str | None,
+        typer.Option(help="What is to move: head, all, or a number of stages below the head; 2, or 1 if that is all."),
+    ] = None,
     model: Model = "efficientnet_lite0",
     weights: Weights = "imagenet",
     preprocessing: Preprocessing = "auto",
     image_size: Size = None,
     batch_size: Batch = 32,
     seed: Seed = 0,
+    max_bad: MaxBad = 0.05,
     as_json: Json = False,
 ):
     """Look for a learning rate by a range test with repeats; exit code 1 when there is no clear suggestion."""
@@ -153,12 +198,12 @@ def find_rate(
     from thaw.jobs.reproducible import reproducible
     from thaw.progress import counting
 
-    if train not in ("head", "all") and not train.isdecimal():
+    if train not in (None, "head", "all") and not train.isdecimal():
         raise ValueError(f"--train is {train!r}; expected head, all, or a number of stages below the head.")
     reproducible(seed)
     backbone = open_backbone(model, weights, preprocessing, image_size=image_size)
-    pictures = open_pictures(data, backbone.input_shape[1], seed)
-    moves = train if train in ("head", "all") else int(train)
+    pictures = open_pictures(data, backbone.input_shape[1], seed, max_bad)
+    moves = train if train in (None, "head", "all") else int(train)
     with counting() as progress:
         found = find(backbone, pictures, train=moves, batch_size=batch_size, seed=seed, progress=progress)
     if as_json:
@@ -171,14 +216,17 @@ def find_rate(
 
 def compare(
     data: Data,
-    minutes: Annotated[float, typer.Option(help="Of training, for each way and each seed.")] = 5.0,
+    minutes: Annotated[
+        float, typer.Option(callback=above_zero, help="Minutes of training for each way and each seed; 4 ways in all.")
+    ] = 5.0,
     seeds: Annotated[int, typer.Option(min=1, help="How often each way is trained.")] = 3,
     model: Model = "efficientnet_lite0",
     weights: Weights = "imagenet",
     preprocessing: Preprocessing = "auto",
     image_size: Size = None,
     batch_size: Batch = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split of the pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another one splits the pictures in another way.")] = 0,
+    max_bad: MaxBad = 0.05,
     as_json: Json = False,
 ):
     """Train frozen features, top stages, the whole network and from scratch for the same time; say which is best."""
@@ -194,7 +242,7 @@ def compare(
 
     reproducible(seed)
     size = open_backbone(model, weights, preprocessing, image_size=image_size).input_shape[1]
-    pictures = open_pictures(data, size, seed)
+    pictures = open_pictures(data, size, seed, max_bad)
     if pictures.test is None:
         raise ValueError(
             f"{data} has no test pictures; expected some, or a source without splits, which is then split."
@@ -208,7 +256,8 @@ def compare(
     def announce(way, seed, epochs, done, total):
         if done == 0:
             each, whole = duration(60 * minutes), duration(60 * minutes * total)
-            say(f"{total // seeds} ways, {seeds} times {each} each: about {whole}.")
+            times = "once" if seeds == 1 else f"{seeds} times"
+            say(f"{total // seeds} ways, {times} {each} each: about {whole} in all.")
 
     told = keras.callbacks.Callback()
     told.on_way_begin = announce

@@ -1,11 +1,20 @@
 """What several commands share: their options, and the backbone and the pictures that those name."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from thaw.printing import say
+
+
+def above_zero(value: float | None):
+    """Refuse a number of minutes that cannot be meant, before anything is read."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} was given; expected a number above 0.")
+    return value
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="A backbone's name, or a .keras or .h5 file.")]
@@ -22,7 +31,9 @@ PlanName = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(min=0, help="Minutes of trials for advice on what to tune; as long as tuning takes, 1 to 5."),
+    typer.Option(
+        callback=above_zero, help="Minutes of trials, for advice; if not given as many as tuning takes, 1 to 5."
+    ),
 ]
 Epochs = Annotated[
     int | None,
@@ -37,12 +48,19 @@ MaxBad = Annotated[float, typer.Option(help="Refuse when more than this share of
 
 
 def open_backbone(name, weights, preprocessing="auto", *, head=False, image_size=None):
-    """The backbone that ``--model``, ``--weights``, ``--preprocessing`` and ``--image-size`` name."""
+    """The backbone that ``--model``, ``--weights``, ``--preprocessing`` and ``--image-size`` name.
+
+    Without its head it is meant for pictures, and one that takes none is refused before any is read.
+    """
     from thaw.backbones.backbone import backbone
+    from thaw.jobs.picture_size import picture_size
 
     shape = None if image_size is None else (image_size, image_size, 3)
     weights = None if weights == "none" else weights
-    return backbone(name, weights=weights, head=head, input_shape=shape, preprocessing=preprocessing)
+    found = backbone(name, weights=weights, head=head, input_shape=shape, preprocessing=preprocessing)
+    if not head:
+        picture_size(found, name)
+    return found
 
 
 def open_pictures(data, image_size, seed, max_bad=0.05):
