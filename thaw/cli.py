@@ -61,8 +61,9 @@ def main(arguments=None):
     except (ValueError, OSError, ModuleNotFoundError) as error:
         code = _fail(_sentence(error), 2)
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error of the parser
-            code = _fail(f"{error.format_message()} See thaw --help.", 2)
+        if hasattr(error, "format_message"):  # a usage error of the parser; without words where it has shown the help
+            said = error.format_message()
+            code = _fail(f"{said.rstrip('.')}. See {_asked(error)} --help.", 2) if said else 2
         elif isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
             code = _fail("no room in memory or on the disk; make room, or try a smaller --batch-size.", 2)
         elif type(error).__name__ == "NotFoundError":  # TensorFlow's, which is no OSError
@@ -100,9 +101,17 @@ def _remark(message, category, *where, **more):
         sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
 
 
+def _asked(error):
+    """The command whose help explains a usage error."""
+    name = error.ctx.info_name if error.ctx and error.ctx.parent else ""
+    return f"thaw {name}".strip()
+
+
 def _sentence(error):
     if not isinstance(error, OSError) or not error.strerror:
-        return error
+        text = str(error)
+        # TensorFlow writes its own trace around what is raised inside a graph.
+        return text.rpartition("Error: ")[2].strip() if text.startswith("in user code:") else text
     if error.filename is None:
         return error.strerror
     if isinstance(error, PermissionError):
@@ -111,5 +120,6 @@ def _sentence(error):
 
 
 def _fail(message, code):
-    say(f"thaw: {message}")
+    text = str(message)
+    say(f"thaw: {text}" if "\n" in text or text.endswith((".", "?", ")")) else f"thaw: {text}.")
     return code

@@ -98,6 +98,7 @@ def advise(
 
     from thaw.advising.advise import EPOCHS, Advisor
     from thaw.data.augment import augment
+    from thaw.jobs.advised_plan import too_few
     from thaw.jobs.picture_model import picture_model
     from thaw.jobs.reproducible import reproducible
     from thaw.progress import Progress
@@ -111,8 +112,8 @@ def advise(
     reproducible(seed)
     found = open_backbone(model, weights, preprocessing, image_size=image_size)
     pictures = open_pictures(data, found.input_shape[1], seed, max_bad)
-    if pictures.validation is None:
-        raise ValueError(f"{data} has no validation pictures; advice needs some to score trials on.")
+    if few := too_few((pictures.train, pictures.validation)):
+        raise ValueError(f"{few}: take more pictures, or tune without advice: thaw tune {data} -o RUN.")
     train = dataclasses.replace(pictures.train.weighted(pictures.class_weight), augment=view)
     with shown:
         advice = advisor(picture_model(found, len(pictures.labels), seed), (train, pictures.validation))
@@ -253,19 +254,18 @@ def predict(
     if as_json:
         print_json(answers)
     else:
-        good = [a for a in answers if "error" not in a]
-        print_table(
-            ["file", "label", "probability", "then"],
-            [
-                (
-                    a["file"],
-                    a["label"],
-                    f"{a['probability']:.3f}",
-                    ", ".join(f"{t['label']} {t['probability']:.3f}" for t in a["top"][1:]),
-                )
-                for a in good
-            ],
-        )
+        rows = [
+            (
+                a["file"],
+                a["label"],
+                f"{a['probability']:.3f}",
+                ", ".join(f"{t['label']} {t['probability']:.3f}" for t in a["top"][1:]),
+            )
+            for a in answers
+            if "error" not in a
+        ]
+        if rows:
+            print_table(["file", "label", "probability", "then"], rows)
     for answer in answers:
         if "error" in answer:
             say(f"{answer['file']}: {answer['error']}")

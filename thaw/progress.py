@@ -43,6 +43,10 @@ def counting():
         yield progress
 
 
+def _epochs(count):
+    return "1 epoch" if count == 1 else f"{count} epochs"
+
+
 class Progress(keras.callbacks.Callback):
     """Show a run of :func:`thaw.tune`: a bar while a phase runs, a line for each epoch that is over.
 
@@ -78,15 +82,14 @@ class Progress(keras.callbacks.Callback):
         self.bars.stop()
 
     def on_way_begin(self, way, seed, epochs, done, total):
-        passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
-        self.told.print(f"{done + 1} of {total}: {way}, seed {seed}, {passes}", soft_wrap=True)
+        self.told.print(f"{done + 1} of {total}: {way}, seed {seed}, {_epochs(epochs)}", soft_wrap=True)
 
     def on_trial(self, number, total, name):
         self._bar(f"trying {name}", number - 1, total)
 
     def on_trial_end(self, trial):
         score = "diverged" if trial.score != trial.score else f"{trial.score:.3f}"
-        self.console.print(f"  tried {trial.name}, {trial.epochs} epochs: {score}")
+        self.console.print(f"  tried {trial.name}, {_epochs(trial.epochs)}: {score}")
 
     def on_advice(self, advice):
         if self.task is not None:
@@ -106,7 +109,7 @@ class Progress(keras.callbacks.Callback):
     def on_phase_begin(self, phase, moving):
         self.phase, self.first = phase, None
         stages = "all stages" if phase.train == "all" else " ".join(stage.name for stage in moving)
-        self.console.print(f"{phase.name}: {stages} at {phase.learning_rate:g}, {phase.epochs} epochs")
+        self.console.print(f"{phase.name}: {stages} at {phase.learning_rate:g}, {_epochs(phase.epochs)}")
 
     def on_precompute(self, done, total):
         self._bar(f"{self.phase.name}: what stands still, once", done, total)

@@ -45,6 +45,8 @@ def csv_columns(source: str | os.PathLike) -> tuple[dict[str, list], tuple[str, 
         (['cat', 'dog'], [2.0, 0.5])
     """
     source = Path(source)
+    if source.suffix.lower() != ".csv":
+        raise ValueError(f"{source} is a file; expected a folder of pictures, or a table that ends in .csv")
     try:
         # With newline="" the csv module sees line breaks inside quotes as they are.
         with open(source, encoding="utf-8-sig", newline="") as file:

@@ -124,5 +124,8 @@ def _sentence(error: OSError, root: Path) -> OSError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         said = f"the disk is full at {root}: free some space, or set THAW_CACHE to a folder on another disk"
     else:
-        said = f"the cache of decoded pictures cannot be written at {root} ({error.strerror}): set THAW_CACHE"
+        said = (
+            f"the cache of decoded pictures cannot be written at {root} ({error.strerror}): set THAW_CACHE to another "
+            "folder"
+        )
     return type(error)(error.errno, said)

@@ -101,6 +101,7 @@ def images(
     part = _parts(columns, checked.keys, clusters, good, splits, seed, notes)
     _check_parts(source, part, labels, names, notes)
     _say_near(clusters, good, labels, part, notes)
+    _say_alike(names, notes)
 
     number = {name: c for c, name in enumerate(names)}
     keys = [int.from_bytes(bytes.fromhex(key[:16]), "little", signed=True) for key in checked.keys]
@@ -145,8 +146,6 @@ def images(
 def _check_arguments(source: Path, image_size, splits, max_bad) -> None:
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected a folder of pictures or a CSV file")
-    if not source.is_dir() and source.suffix.lower() != ".csv":
-        raise ValueError(f"{source} is a file; expected a folder of pictures, or a table that ends in .csv")
     if isinstance(image_size, bool) or not isinstance(image_size, int) or not 8 <= image_size <= 4096:
         raise ValueError(f"image_size is {image_size!r}; expected a whole number of pixels from 8 to 4096")
     if len(splits) != 3 or not all(0 <= share <= 1 for share in splits) or abs(sum(splits) - 1) > 1e-6:
@@ -181,7 +180,7 @@ def _refuse(files, bad, max_bad) -> None:
         more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ValueError(
             f"{len(bad)} of {len(files)} files are bad, more than the {max_bad:.0%} that are put up with; "
-            f"mend or remove them, or raise max_bad:\n{first}{more}"
+            f"mend or remove them, or raise max_bad (--max-bad):\n{first}{more}"
         )
 
 
@@ -256,6 +255,17 @@ def _say_near(clusters, good, labels, part, notes) -> None:
         notes.append(
             f"{_clusters(len(mixed))} of near-identical pictures {hold} different classes: look at their labels."
         )
+
+
+def _say_alike(names, notes) -> None:
+    """Count as one what differs in capitals and spaces, to ask whether it is."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault("".join(name.casefold().split()), []).append(name)
+    for same in alike.values():
+        if len(same) > 1:
+            told = " and ".join(repr(name) for name in same)
+            notes.append(f"The classes {told} differ in capitals or spaces only: if they are one, give it one name.")
 
 
 def _clusters(count):

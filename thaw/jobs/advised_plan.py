@@ -52,21 +52,16 @@ def advised_plan(plan, model, data, folder):
         >>> advised_plan(Plan.named("probe"), None, None, "nowhere").plan.epochs
         10
     """
-    from thaw.advising.advise import FEWEST
     from thaw.shipping.write_atomically import write_all
     from thaw.tuning.run_identity import run_identity
 
     if isinstance(plan, Plan):
         return AdvisedPlan(plan)
     advisor, train, folder = plan, data[0], Path(folder)
-    parts = [len(part) if part is not None else 0 for part in data]
-    if min(parts) < FEWEST or len(np.unique(train.y)) < 2:
-        usual = _usual(advisor, model)
-        note = (
-            f"There are {parts[0]} training and {parts[1]} validation pictures, too few for advice (at least {FEWEST} "
-            "of each): the plan is probe_then_tune."
-        )
-        return AdvisedPlan(usual, notes=(note,))
+    few = too_few(data)
+    if few or len(np.unique(train.y)) < 2:
+        note = f"{few or 'There is one class in train, too few for advice'}: the plan is probe_then_tune."
+        return AdvisedPlan(_usual(advisor, model), notes=(note,))
     settings = {f.name: getattr(advisor, f.name) for f in dataclasses.fields(advisor) if f.name != "callbacks"}
     identity = run_identity(model, Plan.named("probe"), data, advisor.batch_size, advisor.seed)
     asked = {"identity": identity, "settings": settings}
@@ -96,6 +91,23 @@ def advised_plan(plan, model, data, folder):
     )
     advisor.tell("on_advice", advice)
     return AdvisedPlan(advice.plan, found["scratch"], tuple(found["reasons"]), found)
+
+
+def too_few(data):
+    """Say that there are too few pictures for advice, where there are.
+
+    Args:
+        data: ``(train, validation)``, both :class:`thaw.Examples`; ``validation`` may be ``None``.
+
+    Returns:
+        The beginning of a sentence; empty where there are enough.
+    """
+    from thaw.advising.advise import FEWEST
+
+    n, m = (0 if part is None else len(part) for part in data)
+    if min(n, m) >= FEWEST:
+        return ""
+    return f"There are {n} training and {m} validation pictures, too few for advice (at least {FEWEST} of each)"
 
 
 def _usual(advisor, model):

@@ -99,12 +99,16 @@ def refuse_finished(folder):
 
     Raises:
         ValueError: there is a finished run, or something else.
+        NotADirectoryError: it is a file, or would lie in one.
 
     Example:
         >>> from thaw.shipping.run_folder import refuse_finished
         >>> refuse_finished("nowhere")
     """
     folder = Path(folder)
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file; expected a folder for the run. Name another one.")
     if (folder / MANIFEST).exists():
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         raise ValueError(
