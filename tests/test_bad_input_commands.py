@@ -162,3 +162,12 @@ def test_as_many_bad_files_as_are_put_up_with(place, tmp_path, capsys):
     assert code == 2
     assert "2 of 24 files are bad, more than the 5% that are put up with" in err
     assert thaw(capsys, *command, "--max-bad", "0.1")[0] == 0
+
+
+def test_too_few_pictures_for_advice_is_said_before_the_training(place, tmp_path, capsys):
+    short = ("--epochs", "1", "--head-epochs", "1")
+    code, _, err = thaw(capsys, "tune", place / "photos", "-m", place / "small.keras", "-o", tmp_path / "run", *short)
+    assert code == 0
+    assert err.count("too few for advice (at least 20 of each): the plan is probe_then_tune.") == 1
+    assert err.index("too few for advice") < err.index("epoch   1")
+    assert "tune: stage1 head at 0.0005, 1 epoch\n" in err  # one stage, where there are no two

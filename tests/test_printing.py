@@ -1,8 +1,10 @@
 """What the table of a run says, and what stands below it because it is of other pictures."""
 
+import json
+
 import pytest
 
-from thaw.printing import print_metrics
+from thaw.printing import print_json, print_metrics
 
 SCORE = {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}, "majority": 0.5, "split": "test"}
 
@@ -59,3 +61,8 @@ def test_how_alike_the_stages_still_see_them(capsys, values, expected):
 def test_without_a_backbone_that_knew_something_there_is_the_table_alone(capsys):
     print_metrics(SCORE, False)
     assert capsys.readouterr().out.splitlines()[-1].startswith("  always the commonest class")
+
+
+def test_json_has_no_nan(capsys):
+    print_json({"score": float("nan"), "shape": (1, 2)})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"score": None, "shape": [1, 2]}

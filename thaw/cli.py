@@ -12,7 +12,8 @@ from thaw.printing import say
 
 app = typer.Typer(
     name="thaw",
-    help="Fine-tune a pre-trained Keras model on your own pictures.",
+    help="Fine-tune a pre-trained Keras model on your own pictures.\n\n"
+    "Begin with thaw tune PHOTOS -o RUN, where PHOTOS holds a folder of pictures for each class.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

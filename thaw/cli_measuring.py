@@ -217,7 +217,7 @@ def find_rate(
 def compare(
     data: Data,
     minutes: Annotated[
-        float, typer.Option(callback=above_zero, help="Minutes of training for each way and each seed; 4 ways in all.")
+        float, typer.Option(callback=above_zero, help="Minutes of training for each way and each seed.")
     ] = 5.0,
     seeds: Annotated[int, typer.Option(min=1, help="How often each way is trained.")] = 3,
     model: Model = "efficientnet_lite0",
@@ -229,7 +229,10 @@ def compare(
     max_bad: MaxBad = 0.05,
     as_json: Json = False,
 ):
-    """Train frozen features, top stages, the whole network and from scratch for the same time; say which is best."""
+    """Train in four ways for the same time each, and say which is best.
+
+    Frozen features; the top stages as well; the whole network; and all of it from random weights.
+    """
     import dataclasses
 
     import keras
@@ -245,7 +248,8 @@ def compare(
     pictures = open_pictures(data, size, seed, max_bad)
     if pictures.test is None:
         raise ValueError(
-            f"{data} has no test pictures; expected some, or a source without splits, which is then split."
+            f"{data} has no test pictures, on which a comparison is measured; add some, or name a source without "
+            "splits, such as its train folder alone, which is then split in three."
         )
     train = dataclasses.replace(pictures.train.weighted(pictures.class_weight), augment=augment(flips="horizontal"))
 

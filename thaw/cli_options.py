@@ -40,11 +40,15 @@ Epochs = Annotated[
     typer.Option(min=1, help="Epochs of each phase that moves the backbone; twice as many from random weights."),
 ]
 HeadEpochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the head alone.")]
-Rate = Annotated[float | None, typer.Option(help="Peak learning rate of the phases that move the backbone.")]
-Data = Annotated[Path, typer.Argument(help="A folder class/picture, or a CSV file image,label.")]
+Rate = Annotated[
+    float | None, typer.Option(help="Peak learning rate of what moves the backbone; advice then tries no other.")
+]
+Data = Annotated[
+    Path, typer.Argument(help="A folder that holds a folder of pictures for each class, or a CSV file image,label.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same data, same machine: same bits.")]
-Flips = Annotated[str, typer.Option(help="Augment by mirroring: horizontal, both or none.")]
-MaxBad = Annotated[float, typer.Option(help="Refuse when more than this share of the files is bad.")]
+Flips = Annotated[str, typer.Option(help="Augment by mirroring: horizontal, vertical, both or none.")]
+MaxBad = Annotated[float, typer.Option(help="Leave bad files out, but refuse when they are more than this share.")]
 
 
 def open_backbone(name, weights, preprocessing="auto", *, head=False, image_size=None):

@@ -120,6 +120,7 @@ def advise(
     if as_json:
         return print_json(advice.to_dict())
     typer.echo(str(advice))
+    say("Nothing was changed. thaw tune with the same options and -o RUN looks for the same advice and follows it.")
 
 
 def tune(

@@ -4,10 +4,12 @@ import json
 
 import typer
 
+from thaw.plain import plain
+
 
 def print_json(value):
-    """Print for machines."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print for machines; what is no finite number is null, for JSON has no NaN."""
+    typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
 
 
 def say(message):

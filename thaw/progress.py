@@ -99,6 +99,10 @@ class Progress(keras.callbacks.Callback):
         for reason in self.reasons:
             self.console.print(f"advice: {reason}")
 
+    def on_no_advice(self, reason):
+        self.reasons = (reason,)
+        self.console.print(reason)
+
     def on_preflight(self, findings):
         for finding in findings:
             self.console.print(f"{finding.level}: {finding}", style="bold yellow")

@@ -61,6 +61,7 @@ def advised_plan(plan, model, data, folder):
     few = too_few(data)
     if few or len(np.unique(train.y)) < 2:
         note = f"{few or 'There is one class in train, too few for advice'}: the plan is probe_then_tune."
+        advisor.tell("on_no_advice", note)
         return AdvisedPlan(_usual(advisor, model), notes=(note,))
     settings = {f.name: getattr(advisor, f.name) for f in dataclasses.fields(advisor) if f.name != "callbacks"}
     identity = run_identity(model, Plan.named("probe"), data, advisor.batch_size, advisor.seed)
