@@ -133,14 +133,14 @@ def test_compare(place, capsys, monkeypatch):
     names = ("frozen features", "top stage", "whole network", "from scratch")
     assert sorted(line[:15].strip() for line in out.splitlines()[1:5]) == sorted(names)
     assert max(map(len, out.splitlines())) <= 80
-    assert "4 ways, once 3 s each: about 12 s in all." in err
+    assert "4 ways, once 3 s of training each: 12 s in all, or more" in err
     assert "1 of 4: frozen features, seed 0, 1 epoch" in err
     assert "epoch   1" not in err
     assert "rests on one seed" in out
     one_stage = ("compare", place / "photos", "-m", place / "shallow.keras", "--minutes", "0.05", "--seeds", "1")
     code, out, err = thaw(capsys, *one_stage)
     assert code == 0
-    assert "3 ways, once 3 s each: about 9 s in all." in err
+    assert "3 ways, once 3 s of training each: 9 s in all, or more" in err
     assert "1 of 3: frozen features" in err
     code, _, err = thaw(capsys, "compare", place / "photos", "-m", place / "sees.keras", "--minutes", "0")
     assert code == 2

@@ -261,7 +261,10 @@ def compare(
         if done == 0:
             each, whole = duration(60 * minutes), duration(60 * minutes * total)
             times = "once" if seeds == 1 else f"{seeds} times"
-            say(f"{total // seeds} ways, {times} {each} each: about {whole} in all.")
+            say(
+                f"{total // seeds} ways, {times} {each} of training each: {whole} in all, or more where an epoch takes "
+                "longer."
+            )
 
     told = keras.callbacks.Callback()
     told.on_way_begin = announce
