@@ -73,14 +73,15 @@ class Examples:
 
     @classmethod
     def of(cls, data):
-        """Arrays as they are given to ``fit``, as examples; anything but a tuple or a list comes back as it is.
+        """What a user gives: arrays as for ``fit`` become examples; anything but these comes back as it is.
 
         Args:
             data: ``(x, y)`` or ``(x, y, weight)``, with a dict, a tuple or a list of arrays for ``x`` where the model
                 has several inputs; or examples; or a data set.
 
         Raises:
-            ValueError: another number of arrays, or arrays that do not belong together.
+            ValueError: another number of arrays, arrays that do not belong together, or inputs or weights that hold
+                NaN or infinity; a memory map is not read for that.
 
         Example:
             >>> import numpy as np
@@ -88,16 +89,44 @@ class Examples:
             >>> len(Examples.of((np.zeros((3, 2)), [0, 1, 0])))
             3
         """
-        if not isinstance(data, (tuple, list)):
-            return data
+        if isinstance(data, (tuple, list)):
+            data = cls._of_arrays(data)
+        if isinstance(data, cls):
+            data._refuse_broken()
+        return data
+
+    @classmethod
+    def _of_arrays(cls, data):
         if len(data) not in (2, 3):
             raise ValueError(f"The data are {len(data)} arrays; expected (x, y).")
         x, y, *weight = data
-        if isinstance(y, dict):
-            raise ValueError("The labels are a dict; expected one array. For several outputs give a batched data set.")
         if isinstance(x, list) and x and all(isinstance(rows, np.ndarray) for rows in x):
             x = tuple(x)  # several inputs
+        n = {len(rows) for rows in _leaves(x)}
+        several = isinstance(y, (list, tuple)) and {len(y)} != n and {np.shape(part)[:1] for part in y} == {(*n,)}
+        if isinstance(y, dict) or several:
+            kind = "dict" if isinstance(y, dict) else f"{type(y).__name__} of {len(y)} arrays"
+            raise ValueError(
+                f"The labels are a {kind}; expected one array. For several outputs give a batched data set."
+            )
         return cls(x=_each(np.asarray, x), y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
+
+    def _refuse_broken(self):
+        """A ReLU or a cast may make good numbers of NaN, so that nobody would notice."""
+        axis = 1 if self.views else 0
+        for what, rows, axis in (*(("inputs", part, axis) for part in _leaves(self.x)), ("weights", self.weight, 0)):
+            if not isinstance(rows, np.ndarray) or rows.dtype.kind != "f" or _is_mapped(rows):
+                continue
+            with np.errstate(over="ignore", invalid="ignore"):
+                if np.isfinite(rows.sum(dtype=np.float32 if rows.itemsize < 4 else None)):
+                    continue
+            others = tuple(i for i in range(rows.ndim) if i != axis)
+            wrong = np.flatnonzero(~np.isfinite(rows).all(axis=others))
+            if len(wrong):
+                raise ValueError(
+                    f"{len(wrong)} of {len(self)} {what} hold NaN or infinity, the first of them that at {wrong[0]}; "
+                    "expected finite numbers. Leave these examples out, or fill the gaps."
+                )
 
     def __len__(self):
         return len(self.y)
@@ -273,6 +302,15 @@ def _content(row):
 
 def _leaves(x):
     return list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, tuple) else [x]
+
+
+def _is_mapped(rows):
+    """Does an array lie on the disk? It may be larger than the memory."""
+    while isinstance(rows, np.ndarray):
+        if isinstance(rows, np.memmap):
+            return True
+        rows = rows.base
+    return False
 
 
 def _each(function, x):

@@ -132,6 +132,7 @@ def examples_of(model, data):
     """
     from thaw.examples import Examples
     from thaw.stages import HEAD, calls_of, stages_of
+    from thaw.tuning.mistakes import mistakes, refuse
 
     if not model.built or not model.compiled:
         raise ValueError(f"{model.name} is not compiled; call model.compile(optimizer, loss, metrics) first.")
@@ -156,4 +157,5 @@ def examples_of(model, data):
         if not part.is_files and part.keys is None:  # made once, and not for every part of them again
             part = dataclasses.replace(part, keys=part.content_keys)
         parts.append(part)
+    refuse(mistakes(model, *parts))
     return tuple(parts)

@@ -83,11 +83,13 @@ def compare(build, data, *, minutes=5.0, seeds=3, ways=None, batch_size=32, call
         >>> sorted(row.name for row in found.rows)
         ['from scratch', 'frozen features']
     """
+    from thaw.tuning.mistakes import mistakes, refuse
     from thaw.tuning.untouched import same_randomness
 
     train, validation, test = _checked(data, minutes, seeds)
     with same_randomness():
         model = _built(build, 0)
+        refuse(mistakes(model, train, validation) + mistakes(model, test))
         chosen, notes = _ways(model, ways, train)
         _values(model, test.take(np.arange(min(batch_size, len(test)))), batch_size)  # now, and not after an hour
         runs = {way.name: [] for way in chosen}

@@ -57,6 +57,11 @@ def stage_features(model, data, *, most=None, batch_size=32, seed=0):
         y = np.asarray(batch[1])
         if y.ndim == 0:
             raise ValueError("The data set is not batched; write data.batch(32).")
+        if run is None:  # a mistake in the shape is said here, and not inside a trace
+            _given(graph_of(model), batch[0])
+        wrong = sum(int((~np.isfinite(a)).any()) for a in _floats(batch[0]))
+        if wrong:
+            raise ValueError("The inputs hold NaN or infinity; expected numbers. Leave these examples out.")
         keep = len(y) if left is None else min(len(y), left)
         for begin in range(0, keep, run.batch_size if run else len(y)):
             if run is None:
@@ -225,6 +230,12 @@ def _batches(data, batch_size, most, seed):
         raise ValueError("The data set never ends; give one without repeat(), or say how many examples at most.")
     batches = int(data.cardinality())
     return data, most if batches < 0 else batches * batch_size
+
+
+def _floats(x):
+    import keras
+
+    return [a for a in map(np.asarray, keras.tree.flatten(x)) if a.dtype.kind == "f"]
 
 
 def _each(function, x):

@@ -9,6 +9,7 @@ import numpy as np
 
 from thaw.examples import Examples
 from thaw.tuning.fresh_optimizer import fresh_optimizer
+from thaw.tuning.mistakes import mistakes, refuse
 from thaw.tuning.untouched import untouched
 
 SHOWN = 11  # rows of the table
@@ -80,8 +81,8 @@ def find_learning_rate(model, data, *, batch_size=32, rates=(1e-6, 1.0), steps=1
         :class:`RangeTest`; as a string it is a table.
 
     Raises:
-        ValueError: a model that is not compiled, or whose optimizer was changed on the instance, as
-            :func:`thaw.per_stage` does; or numbers outside their range.
+        ValueError: data that do not fit the model; a model that is not compiled, or whose optimizer was changed on the
+            instance, as :func:`thaw.per_stage` does; or numbers outside their range.
 
     Example:
         >>> import keras, numpy as np
@@ -100,6 +101,7 @@ def find_learning_rate(model, data, *, batch_size=32, rates=(1e-6, 1.0), steps=1
             "least 20 steps and at least 2 repeats."
         )
     settings = _settings(model)
+    refuse(mistakes(model, data, batch_size=batch_size))
     rates = np.geomspace(low, high, steps)
     losses = np.full((repeats, steps), np.nan)
     with _as_it_was(model) as variables:
@@ -191,15 +193,11 @@ def _step(model, spec, variables):
 
 def _batches(data, batch_size, seed, repeat, steps):
     """Batches for one repeat, and what they look like."""
-    import tensorflow as tf
-
     data = Examples.of(data)
     if isinstance(data, Examples):
         batches = data.epochs(batch_size, seed=seed + repeat)
-    elif isinstance(data, tf.data.Dataset):
-        batches = data.repeat().skip(repeat * steps)
     else:
-        raise ValueError(f"data is {type(data).__name__}; expected Examples, arrays (x, y), or a tf.data.Dataset.")
+        batches = data.repeat().skip(repeat * steps)
     return batches.take(steps), batches.element_spec
 
 

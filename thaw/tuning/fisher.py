@@ -68,6 +68,8 @@ def fisher(model, data, *, labels="sample", examples=200, of=None, seed=0):
     sums = [np.zeros(w.shape, np.float64) for w in weights]
     with held(model.non_trainable_variables):
         for x, y in _one_by_one(data, examples, rng):
+            if not all(np.isfinite(a).all() for a in map(np.asarray, tf.nest.flatten(x)) if a.dtype.kind == "f"):
+                raise ValueError(f"Example {count} holds NaN or infinity; expected numbers. Leave such examples out.")
             p = np.exp(np.asarray(forward(x), np.float64))
             for label, share in _classes(labels, p / p.sum(), y, rng):
                 for total, square in zip(sums, step(x, tf.constant(label))):
@@ -105,6 +107,6 @@ def _classes(labels, p, y, rng):
     if labels == "sample":
         return [(int(rng.choice(len(p), p=p)), 1.0)]
     y = y.argmax() if np.ndim(y) == 1 and len(y) == len(p) > 1 else np.ravel(y)[0]
-    if y != int(y) or not 0 <= y < len(p):
-        raise ValueError(f"A label is {y}; expected a class number from 0 to {len(p) - 1}.")
+    if np.asarray(y).dtype.kind not in "iubf" or not 0 <= y < len(p) or y != int(y):
+        raise ValueError(f"A label is {np.asarray(y).item()!r}; expected a class number from 0 to {len(p) - 1}.")
     return [(int(y), 1.0)]

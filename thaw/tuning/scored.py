@@ -79,6 +79,13 @@ def _accuracy(model, examples):
     p = probabilities(model, batches, examples=len(examples))
     y = np.asarray(examples.y)
     y = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(len(y))
+    if y.dtype.kind not in "iubf" or not np.isfinite(y).all():
+        raise ValueError(f"The labels are {y.dtype}, such as {y[0]!s}; expected class numbers.")
+    if y.min() < 0 or y.max() >= p.shape[1]:
+        raise ValueError(
+            f"The labels go from {y.min():g} to {y.max():g} and {model.name} has {p.shape[1]} classes, 0 to "
+            f"{p.shape[1] - 1}; expected the numbers of its classes."
+        )
     return accuracy_of(p, y)
 
 

@@ -20,6 +20,7 @@ from thaw.tuning.first_metric import first_metric
 from thaw.tuning.flatten import CannotSplit, flatten
 from thaw.tuning.freeze import freeze
 from thaw.tuning.fresh_optimizer import fresh_optimizer
+from thaw.tuning.mistakes import refuse
 from thaw.tuning.movement import alarms, movement
 from thaw.tuning.per_stage import per_stage
 from thaw.tuning.precompute import precompute_phase
@@ -80,8 +81,7 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
     if isinstance(train, Examples):
         batch_size = min(batch_size, len(train))
     found = preflight(model, train, plan, batch_size=batch_size, validation=validation)
-    if any(finding.level == "error" for finding in found):
-        raise ValueError(" ".join(str(finding) for finding in found if finding.level == "error"))
+    refuse(found)
     stages = stages_of(model)
     settings = dict(model._compile_config.config)  # what the user gave to compile, as it was given
     _refuse_changed(settings["optimizer"])

@@ -1,0 +1,175 @@
+"""Bad input to the Python functions: one sentence, before anything is changed."""
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+import tensorflow as tf
+from keras import layers
+
+from thaw.advising.advise import advise
+from thaw.advising.compare import compare
+from thaw.examples import Examples
+from thaw.measuring.probe import probe
+from thaw.measuring.rank import rank
+from thaw.plan import Phase, Plan
+from thaw.tuning.find_learning_rate import find_learning_rate
+from thaw.tuning.fisher import fisher
+from thaw.tuning.scored import score_of
+from thaw.tuning.tune import tune
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(32, 4)).astype("float32")
+Y = (X[:, 0] > 0).astype("int32")
+NAN = np.where(np.arange(32)[:, None] == 3, np.nan, X).astype("float32")
+ONE = Plan([Phase(name="all", epochs=1)])
+
+
+def net(units=2, activation="softmax"):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((4,)), *(layers.Dense(4, "relu") for _ in range(2)), layers.Dense(units, activation)]
+    )
+
+
+def compiled(loss="sparse_categorical_crossentropy", metrics=("accuracy",), optimizer="adam", **shape):
+    model = net(**shape)
+    model.compile(optimizer, loss, metrics=list(metrics))
+    return model
+
+
+def batches(x=X, y=Y):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+
+def trace(model):
+    """What must not have changed."""
+    return (
+        [v.numpy().tolist() for v in model.variables],
+        [layer.trainable for layer in model._flatten_layers()],
+        [v.trainable for v in model.weights],
+        model.compiled,
+        id(model.optimizer),
+    )
+
+
+def everywhere(x, y, loss="sparse_categorical_crossentropy", **shape):
+    """What every function that looks at a model and labelled data says."""
+    model = compiled(loss, **shape)
+    before, said, data = trace(model), {}, (x, y)
+    calls = {
+        "tune": lambda: tune(model, ONE, (data, data)),
+        "advise": lambda: advise(model, (data, data), minutes=0.01, epochs=1),
+        "compare": lambda: compare(lambda seed: compiled(loss, **shape), [data] * 3, minutes=0.001, seeds=1),
+        "find_learning_rate": lambda: find_learning_rate(model, data, steps=20, repeats=2),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError) as raised:
+            call()
+        said[name] = str(raised.value)
+    assert trace(model) == before
+    return said
+
+
+def test_inputs_that_are_no_numbers():
+    model = compiled()
+    sentence = "1 of 32 inputs hold NaN or infinity, the first of them that at 3"
+    assert all(sentence in text for text in everywhere(NAN, Y).values())
+    for call in (probe, fisher, score_of):
+        with pytest.raises(ValueError, match=sentence):
+            call(model, (NAN, Y))
+    for call in (probe, fisher, find_learning_rate):
+        with pytest.raises(ValueError, match=r"NaN or infinity"):
+            call(model, batches(NAN))
+    with pytest.raises(ValueError, match="1 of 32 weights hold NaN"):
+        tune(model, ONE, ((X, Y, NAN[:, 0]), None))
+
+
+def test_large_numbers_are_numbers_and_memory_maps_are_not_read_through(tmp_path):
+    Examples.of((np.full((4, 9), 3e38, "float32"), np.zeros(4)))
+    Examples.of((np.full((4, 999), 6e4, "float16"), np.zeros(4)))
+    stored = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", (32, 4))
+    stored[:] = NAN
+    Examples.of((stored, Y))
+    with pytest.raises(ValueError, match="The first batch holds NaN or infinity"):
+        tune(compiled(), ONE, ((stored, Y), None))
+
+
+@pytest.mark.parametrize(
+    ("y", "loss", "sentence"),
+    [
+        (Y + 1, "sparse_categorical_crossentropy", "labels go from 1 to 2 and the model has 2 classes"),
+        (np.eye(2)[Y], "sparse_categorical_crossentropy", r"labels have shape (2,) (one-hot) and the loss is sparse"),
+        (np.array(["a", "b"])[Y], "sparse_categorical_crossentropy", "texts, such as"),
+        (np.where(Y, np.nan, 0), "sparse_categorical_crossentropy", "labels hold NaN or infinity"),
+        (Y + 0.5, "sparse_categorical_crossentropy", "labels are no whole numbers"),
+        (Y, "categorical_crossentropy", "Use sparse_categorical_crossentropy"),
+    ],
+)
+def test_labels_that_do_not_fit(y, loss, sentence):
+    said = everywhere(X, y, loss)
+    if y.ndim == 1 and y.dtype.kind in "Uf":  # no class numbers: advice says so in its own words
+        assert "The labels are" in said.pop("advise")
+    for name, text in said.items():
+        assert sentence in text, name
+
+
+def test_labels_of_a_binary_loss():
+    said = everywhere(X, np.arange(32) % 3, "binary_crossentropy", units=1, activation="sigmoid")
+    assert all("labels go from 0 to 2 and binary_crossentropy expects 0 to 1" in text for text in said.values())
+
+
+def test_labels_of_other_losses_are_left_alone():
+    """Labels that are missing are often NaN, and a loss of the user's own knows."""
+
+    def masked(y, p):
+        known = keras.ops.isfinite(y)
+        return keras.ops.mean(keras.ops.where(known, keras.ops.where(known, y, 0.0) - p, 0.0) ** 2)
+
+    y = np.where(Y, np.nan, 0).astype("float32")[:, None]
+    model = compiled(masked, [], units=1, activation=None)
+    assert np.isfinite(tune(model, ONE, ((X, y), (X, y))).history["loss"]).all()
+
+
+def test_inputs_of_another_shape():
+    sentence = r"inputs have shape (3,) and sequential"
+    said = everywhere(X[:, :3], Y)
+    for name, text in said.items():
+        assert sentence in text, name
+        assert "takes (4,)" in text, name
+    for call in (lambda: probe(net(), (X[:, :3], Y)), lambda: rank({"a": net()}, (X[:, :3], Y))):
+        with pytest.raises(ValueError, match=r"is given inputs of shape \(3,\); expected \(4,\)") as raised:
+            call()
+        assert "in user code" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"The validation inputs have shape \(3,\)"):
+        tune(compiled(), ONE, ((X, Y), (X[:, :3], Y)))
+    with pytest.raises(ValueError, match="The data set is not batched"):
+        tune(compiled(), ONE, (batches().unbatch(), None))
+
+
+def test_inputs_that_keras_brings_into_shape():
+    entry = keras.Input((1,))
+    model = keras.Model(entry, layers.Dense(2, "softmax")(layers.Dense(2)(entry)))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    tune(model, ONE, ((X[:, 0], Y), None))
+    tune(compiled(), ONE, ((X[:, :, None], Y), None))
+
+
+def test_an_empty_data_set():
+    for call in (
+        lambda: find_learning_rate(compiled(), batches(X[:0], Y[:0]), steps=20, repeats=2),
+        lambda: tune(compiled(), ONE, (batches(X[:0], Y[:0]), None)),
+    ):
+        with pytest.raises(ValueError, match="The data set is empty; expected at least one batch"):
+            call()
+
+
+def test_what_scores_a_model():
+    model = compiled()
+    for y, sentence in ((Y + 5, "labels go from 5 to 6 and sequential.* has 2 classes"), (Y.astype(str), "texts|<U")):
+        with pytest.raises(ValueError, match=sentence):
+            score_of(model, (X, y))
+    with pytest.raises(ValueError, match=r"A label is b'[ab]'; expected a class number from 0 to 1"):
+        fisher(model, (X, np.array(["a", "b"])[Y]), labels="true")
+    with pytest.raises(ValueError, match="A label is nan; expected a class number from 0 to 1"):
+        fisher(model, (X, np.full(32, np.nan)), labels="true")
