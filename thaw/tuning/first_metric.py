@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # Names and classes, without underscores. Top-k accuracy is another score.
 ACCURACIES = ("acc", "accuracy", "binaryaccuracy", "categoricalaccuracy", "sparsecategoricalaccuracy")
 
@@ -27,10 +29,28 @@ def first_metric(model):
     metrics = given_metrics(model)
     if not metrics:
         return None, False
-    metric, kind = metrics[0], type(metrics[0]).__name__
-    name = metric if isinstance(metric, str) else getattr(metric, "name", None) or metric.__name__.strip("<>")
+    name, kind = metric_name(metrics[0]), type(metrics[0]).__name__
     known = any(word.replace("_", "").lower() in ACCURACIES for word in (name, kind))
     return name, known and "TopK" not in kind  # which may be called anything
+
+
+def metric_name(metric):
+    """What the logs call a metric.
+
+    Args:
+        metric: as it was given to ``compile``: a name, a function or an object.
+
+    Example:
+        >>> from thaw.tuning.first_metric import metric_name
+        >>> metric_name("acc"), metric_name(lambda y, p: 0.0)
+        ('acc', 'lambda')
+    """
+    if isinstance(metric, str):
+        return metric
+    if name := getattr(metric, "name", None):
+        return name
+    word = re.sub(r"\W", "", getattr(metric, "__name__", type(metric).__name__))
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", word).lower()  # as Keras does
 
 
 def given_metrics(model):

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 
 from thaw.examples import Examples
+from thaw.tuning.first_metric import given_metrics, metric_name
 
 
 def run_identity(model, plan, data, batch_size, seed):
@@ -50,10 +52,8 @@ def run_identity(model, plan, data, batch_size, seed):
     for part in (keras.optimizers.get(settings["optimizer"]), *losses):
         config = part.get_config() if hasattr(part, "get_config") else {}
         name = getattr(part, "__name__", type(part).__name__)
-        digest.update(json.dumps([name, _without_names(config)], default=str, sort_keys=True).encode())
-    metrics = keras.tree.flatten(settings["metrics"] or [])  # the first decides which weights are best
-    # Not the function itself, whose text has an address in it: another in every process.
-    names = [getattr(metric, "name", None) or getattr(metric, "__name__", metric) for metric in metrics]
+        digest.update(json.dumps([name, _without_names(config)], default=_text, sort_keys=True).encode())
+    names = [metric_name(metric) for metric in given_metrics(model)]  # the first decides which weights are best
     digest.update(str(names).encode())
     digest.update(f"{plan.to_toml()} {batch_size} {seed} {keras.__version__}".encode())
     return digest.hexdigest()
@@ -62,5 +62,12 @@ def run_identity(model, plan, data, batch_size, seed):
 def _without_names(config):
     """Keras numbers optimizers and losses within a process, also one inside another."""
     if isinstance(config, dict):
+        if config.get("class_name") == "__lambda__":  # its code, with the path and the line where it stands
+            return "lambda"
         return {key: _without_names(value) for key, value in config.items() if key != "name"}
-    return config
+    return [_without_names(part) for part in config] if isinstance(config, (list, tuple)) else config
+
+
+def _text(thing):
+    """A function or an object without its address, which is another in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(thing))
