@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from thaw.number import whole_number
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Examples:
@@ -109,10 +111,14 @@ class Examples:
             raise ValueError(
                 f"The labels are a {kind}; expected one array. For several outputs give a batched data set."
             )
+        if np.ndim(y) == 0:
+            raise ValueError(f"The labels are {y!r}; expected one for each input.")
         return cls(x=_each(np.asarray, x), y=np.asarray(y), weight=np.asarray(weight[0]) if weight else None)
 
     def _refuse_broken(self):
         """A ReLU or a cast may make good numbers of NaN, so that nobody would notice."""
+        if self.weight is not None and np.asarray(self.weight).dtype.kind not in "iufb":
+            raise ValueError(f"The weights are {np.asarray(self.weight).dtype}; expected numbers.")
         axis = 1 if self.views else 0
         for what, rows, axis in (*(("inputs", part, axis) for part in _leaves(self.x)), ("weights", self.weight, 0)):
             if not isinstance(rows, np.ndarray) or rows.dtype.kind != "f" or _is_mapped(rows):
@@ -143,7 +149,7 @@ class Examples:
 
     def steps(self, batch_size):
         """Number of batches in one epoch; the last one may be smaller."""
-        return -(-len(self) // batch_size)
+        return -(-len(self) // whole_number("batch_size", batch_size, 1))
 
     def take(self, indices):
         """The examples at ``indices``, in that order."""
@@ -218,6 +224,7 @@ class Examples:
     def _batches(self, order, batch_size, seed, augmented):
         import tensorflow as tf
 
+        batch_size = whole_number("batch_size", batch_size, 1)
         parallel = {"num_parallel_calls": os.cpu_count() or 1, "deterministic": True}
         if self.load is None and not augmented:
             return order.batch(batch_size).map(self._gather, **parallel)

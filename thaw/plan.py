@@ -8,6 +8,8 @@ import json
 import math
 import tomllib
 
+from thaw.number import plain_number
+
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("float32", "float16")
 PLANS = ("probe", "probe_then_tune", "gradual", "full")
@@ -57,6 +59,8 @@ class Phase:
     precision: str = "float32"
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, plain_number(getattr(self, field.name)))
         _expect(isinstance(self.name, str) and self.name.strip(), self, "name", "a word")
         _expect(_whole(self.epochs) and self.epochs >= 1, self, "epochs", "a whole number from 1")
         if isinstance(self.train, list):
@@ -225,8 +229,7 @@ def _toml(value):
     if isinstance(value, str):
         # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    # A number of numpy's is a float as well, and writes itself otherwise.
-    return repr(float(value) if isinstance(value, float) else value)
+    return repr(value)
 
 
 def _given(value, default):

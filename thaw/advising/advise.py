@@ -7,6 +7,7 @@ import math
 
 from thaw.advising.advising import Advising
 from thaw.advising.trials import class_numbers
+from thaw.number import plain_number, whole_number
 from thaw.plan import Phase
 
 EPOCHS = 10
@@ -96,7 +97,11 @@ class Advisor:
     def __post_init__(self):
         if self.head not in ("new", "kept"):
             raise ValueError(f'head={self.head!r}; expected "new" or "kept".')
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
+        for name in ("minutes", "epochs", "batch_size", "seed", "learning_rate", "head_epochs", "anchor"):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
+        whole_number("batch_size", self.batch_size, 1)
+        whole_number("seed", self.seed)
+        if self.minutes is not None and not (isinstance(self.minutes, (int, float)) and 0 < self.minutes < math.inf):
             raise ValueError(f"minutes={self.minutes!r}; expected a number above 0.")
         # What a phase may be is known there; so are the words for what it may not.
         rate = 1e-3 if self.learning_rate is None else self.learning_rate
@@ -132,6 +137,7 @@ def examples_of(model, data):
     """
     from thaw.examples import Examples
     from thaw.stages import HEAD, calls_of, stages_of
+    from thaw.tuning.fresh_optimizer import fresh_optimizer
     from thaw.tuning.mistakes import mistakes, refuse
 
     if not model.built or not model.compiled:
@@ -158,4 +164,5 @@ def examples_of(model, data):
             part = dataclasses.replace(part, keys=part.content_keys)
         parts.append(part)
     refuse(mistakes(model, *parts))
+    fresh_optimizer(model.optimizer)  # what cannot be made anew is refused now
     return tuple(parts)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from thaw.examples import Examples
+from thaw.number import plain_number, whole_number
 from thaw.tuning.fresh_optimizer import fresh_optimizer
 from thaw.tuning.mistakes import mistakes, refuse
 from thaw.tuning.untouched import untouched
@@ -94,8 +95,11 @@ def find_learning_rate(model, data, *, batch_size=32, rates=(1e-6, 1.0), steps=1
         >>> found.losses.shape, 0.01 < found.suggestion < 1
         ((2, 40), True)
     """
-    low, high = rates
-    if not (0 < low < high < math.inf and steps >= 20 and repeats >= 2):
+    batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed)
+    steps, repeats = whole_number("steps", steps, 1), whole_number("repeats", repeats, 1)
+    low, high = map(plain_number, rates) if np.shape(rates) == (2,) else (None, None)
+    numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
+    if not (numbers and 0 < low < high < math.inf and steps >= 20 and repeats >= 2):
         raise ValueError(
             f"rates={rates!r}, steps={steps!r}, repeats={repeats!r}; expected a rate above 0 and a higher one, at "
             "least 20 steps and at least 2 repeats."
