@@ -224,6 +224,8 @@ class Advising:
 
     def _measure(self):
         """Frozen features: how far each stage gets, against random weights, and with fewer examples."""
+        import keras
+
         from thaw.measuring.gradient_ratio import gradient_ratio
         from thaw.measuring.learning_curve import learning_curve
         from thaw.measuring.probe import probe_features
@@ -239,7 +241,8 @@ class Advising:
         some = _part(y, MOST_PROBED, self.seed)
         found.probe = probe_features({stage: rows[some] for stage, rows in features.items()}, y[some], seed=self.seed)
         if self.head == "kept":
-            self.model.compile(loss=self.trials.settings["loss"])  # counting costs has marked it as not compiled
+            # Counting costs has marked it as not compiled.
+            keras.Model.compile(self.model, loss=self.trials.settings["loss"])
             found.ratios = gradient_ratio(self.model, train, batch_size=self.trials.batch_size, seed=self.seed)
             return
         try:

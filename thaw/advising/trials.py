@@ -227,6 +227,8 @@ class Trials:
         Raises:
             ValueError: a mistake in the model or the data, found before the first step.
         """
+        import keras
+
         from thaw.tuning.fresh_optimizer import fresh_optimizer
         from thaw.tuning.tune import tune
 
@@ -234,7 +236,8 @@ class Trials:
         if candidate.train == "scratch":
             begin_anew(self.model, self.train, self.seed)
         phase = candidate.phase(epochs, views=self.views, anchor=self.anchor)
-        self.model.compile(**self.settings | {"optimizer": fresh_optimizer(self.settings["optimizer"])})
+        fresh = fresh_optimizer(self.settings["optimizer"])
+        keras.Model.compile(self.model, **self.settings | {"optimizer": fresh})  # a class may have another
         data = self.train, self.validation
         try:
             tune(self.model, Plan([phase]), data, batch_size=self.batch_size, seed=self.seed)

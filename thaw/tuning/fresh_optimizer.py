@@ -13,6 +13,9 @@ def fresh_optimizer(optimizer, learning_rate=None):
     Returns:
         The new optimizer.
 
+    Raises:
+        ValueError: an optimizer of the user's own that does not say what it is made of.
+
     Example:
         >>> import keras
         >>> from thaw.tuning.fresh_optimizer import fresh_optimizer
@@ -23,10 +26,16 @@ def fresh_optimizer(optimizer, learning_rate=None):
 
     optimizer = keras.optimizers.get(optimizer)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    config = inner.get_config()
-    if learning_rate is not None:
-        config["learning_rate"] = learning_rate
-    fresh = type(inner).from_config(config)
+    try:
+        config = inner.get_config()
+        if learning_rate is not None:
+            config["learning_rate"] = learning_rate
+        fresh = type(inner).from_config(config)
+    except (TypeError, KeyError, NotImplementedError) as error:
+        raise ValueError(
+            f"{type(inner).__name__} cannot be made anew from its get_config ({error}), and each stretch of training "
+            "needs a fresh optimizer: let get_config return every argument of __init__."
+        ) from error
     # Which variables do not decay is set by a call, and is in no config.
     for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
         if hasattr(inner, name):

@@ -14,6 +14,7 @@ import keras
 from thaw.examples import Examples
 from thaw.stages import stages_of
 from thaw.tuning.anchored import anchored
+from thaw.tuning.arguments import checked_arguments, refuse_changed
 from thaw.tuning.best_weights import BestWeights
 from thaw.tuning.checkpoint import Checkpoint, assign, read_checkpoint, variables_of
 from thaw.tuning.first_metric import first_metric
@@ -29,6 +30,7 @@ from thaw.tuning.run_identity import run_identity
 from thaw.tuning.schedule import schedule
 from thaw.tuning.split import find_cut
 from thaw.tuning.stop_when_not_finite import StopWhenNotFinite
+from thaw.tuning.untouched import put_back_after_error
 
 
 def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None):
@@ -61,7 +63,8 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
 
     Raises:
         ValueError: a mistake that was found before the first step, an optimizer that was changed on the instance
-            (by :func:`thaw.anchored` or :func:`thaw.per_stage`), or a folder with another run.
+            (by :func:`thaw.anchored` or :func:`thaw.per_stage`) or cannot be made anew, or a folder with another run;
+            the model's ``trainable`` flags and compilation are as they were.
         FloatingPointError: the loss became NaN or infinite; the last good weights are back in the model.
 
     Example:
@@ -77,18 +80,18 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
         >>> sorted(history.history)[:3]
         ['accuracy', 'learning_rate', 'loss']
     """
-    train, validation = (Examples.of(part) for part in data)
-    if isinstance(train, Examples):
-        batch_size = min(batch_size, len(train))
+    train, validation, batch_size, seed = checked_arguments(plan, data, batch_size, seed, folder)
     found = preflight(model, train, plan, batch_size=batch_size, validation=validation)
     refuse(found)
     stages = stages_of(model)
     settings = dict(model._compile_config.config)  # what the user gave to compile, as it was given
-    _refuse_changed(settings["optimizer"])
+    refuse_changed(settings["optimizer"])
+    fresh_optimizer(settings["optimizer"])  # what cannot be made anew is refused now
     several = len(getattr(model, "outputs", None) or ()) > 1  # whose metrics have other names in the logs
     metric = None if several else first_metric(model)[0]
     monitor = "loss" if validation is None else f"val_{metric or 'loss'}"
     with contextlib.ExitStack() as stack:
+        stack.enter_context(put_back_after_error(model))
         if folder is None:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thaw-")))
         else:
@@ -122,21 +125,11 @@ def tune(model, plan, data, *, batch_size=32, seed=0, callbacks=(), folder=None)
                 saved = None
         finally:
             # Nothing of ours stays in the model: a file saved from it names the user's optimizer and no other.
-            model.compile(**settings | {"optimizer": fresh_optimizer(settings["optimizer"])})
+            fresh = fresh_optimizer(settings["optimizer"])
+            keras.Model.compile(model, **settings | {"optimizer": fresh})  # a class of the user's may have another
             for folder in run.cuts.private:
                 shutil.rmtree(folder, ignore_errors=True)
     return _history(run)
-
-
-def _refuse_changed(optimizer):
-    """Each phase has a fresh optimizer of the same settings; what was put on the instance would be lost silently."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if {"update_step", "_apply_weight_decay"} & set(getattr(inner, "__dict__", ())):
-        raise ValueError(
-            f"The {type(inner).__name__} optimizer was changed on the instance, as anchored and per_stage do, and "
-            "tune makes a fresh one for each phase, which would not have that: compile with a plain optimizer and "
-            "write Phase(anchor=...) or Phase(stage_decay=...), or train with model.fit."
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,11 +298,11 @@ def _compile(run, phase, fitted, steps):
     settings = run.settings | {"optimizer": optimizer}
     if not _has_gpu():
         settings["jit_compile"] = False  # XLA on a CPU makes convolution nets several times slower
-    fitted.compile(**settings)
+    keras.Model.compile(fitted, **settings)
     optimizer = fitted.optimizer  # Keras may have put a LossScaleOptimizer around it
     optimizer.build(fitted.trainable_variables)
     if fitted is not run.model:
-        run.model.compile(**settings | {"optimizer": optimizer})
+        keras.Model.compile(run.model, **settings | {"optimizer": optimizer})
     return optimizer
 
 

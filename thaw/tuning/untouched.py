@@ -31,25 +31,65 @@ def untouched(model):
         >>> model.layers[0].trainable, model.compiled
         (True, True)
     """
-    # Compiling sets attributes of the model and nothing else; put back, they are the same objects as before.
-    attributes = dict(vars(model))
-    flags = [(layer, layer._trainable) for layer in model._flatten_layers()]
     variables = {id(v): v for v in [*model.variables, *model.metrics_variables, *_of_compilation(model)]}.values()
-    moving = [(v, v.trainable) for v in variables]
+    put_back = _set_up(model, variables)
     values = [(v.value, v.numpy()) for v in variables]
     with same_randomness() as drawn:
         try:
             yield drawn
         finally:
-            for layer, flag in flags:
-                layer._trainable = flag
-            for variable, flag in moving:
-                variable.trainable = flag
+            put_back()
             for variable, value in values:
                 variable.assign(value)
-            for name in set(vars(model)) - set(attributes):
-                vars(model).pop(name)
-            vars(model).update(attributes)
+
+
+@contextlib.contextmanager
+def put_back_after_error(model):
+    """Where an error ends the block, the ``trainable`` flags and the compilation are as they were; weights are left.
+
+    After a FloatingPointError, with which a training ends that has gone wrong, they stay what they are.
+
+    Args:
+        model: a built ``keras.Model``, compiled or not.
+
+    Example:
+        >>> import keras
+        >>> from thaw import freeze
+        >>> from thaw.tuning.untouched import put_back_after_error
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+        >>> with contextlib.suppress(ValueError), put_back_after_error(model):
+        ...     moving = freeze(model, "head")
+        ...     raise ValueError
+        >>> model.layers[0].trainable
+        True
+    """
+    put_back = _set_up(model, model.variables)
+    try:
+        yield
+    except FloatingPointError:
+        raise
+    except Exception:
+        put_back()
+        raise
+
+
+def _set_up(model, variables):
+    """A function that puts the flags and the compilation back."""
+    # Compiling sets attributes of the model and nothing else; put back, they are the same objects as before.
+    attributes = dict(vars(model))
+    flags = [(layer, layer._trainable) for layer in model._flatten_layers()]
+    moving = [(v, v.trainable) for v in variables]
+
+    def put_back():
+        for layer, flag in flags:
+            layer._trainable = flag
+        for variable, flag in moving:
+            variable.trainable = flag
+        for name in set(vars(model)) - set(attributes):
+            vars(model).pop(name)
+        vars(model).update(attributes)
+
+    return put_back
 
 
 def _of_compilation(model):
