@@ -1,5 +1,7 @@
 """Bad input to the Python functions: one sentence, before anything is changed."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -173,3 +175,162 @@ def test_what_scores_a_model():
         fisher(model, (X, np.array(["a", "b"])[Y]), labels="true")
     with pytest.raises(ValueError, match="A label is nan; expected a class number from 0 to 1"):
         fisher(model, (X, np.full(32, np.nan)), labels="true")
+
+
+@pytest.mark.parametrize(
+    "plan",
+    ["probe", Phase(name="a", epochs=1), [Phase(name="a", epochs=1)], []],
+    ids=["name", "phase", "list", "empty"],
+)
+def test_a_plan_that_is_none(plan):
+    model = compiled()
+    before = trace(model)
+    with pytest.raises(ValueError, match=r"The plan is a .*; expected a thaw.Plan, such as Plan.named"):
+        tune(model, plan, ((X, Y), None))
+    assert trace(model) == before
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return X[16 * i :][:16], Y[16 * i :][:16]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ((X, Y), "The training data are a ndarray"),
+        (batches(), "The data are a _BatchDataset"),
+        ({"x": X, "y": Y}, "The data are a dict"),
+        (((X, Y), (X, Y), (X, Y)), "The data are a tuple of 3"),
+        ((Batches(), None), "The training data are a Batches"),
+        ((None, (X, Y)), "The training data are a NoneType"),
+        (((X, Y), "val"), "The validation data are a str"),
+        (((X, Y), 0.2), "The validation data are a float"),
+        (((X, [Y, Y]), None), "The labels are a list of 2 arrays; .* For several outputs give a batched data set"),
+        (((X, None), None), "The labels are None; expected one for each input"),
+    ],
+)
+def test_data_in_the_wrong_wrapper(data, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        tune(compiled(), ONE, data)
+
+
+def test_a_folder_that_is_a_file(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file is a file; expected a folder to keep the run in"):
+        tune(compiled(), ONE, ((X, Y), None), folder=tmp_path / "file")
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="file is a file; expected a folder for the cache"):
+        compare(lambda seed: compiled(), [(X, Y)] * 3, minutes=0.001, seeds=1)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_after_an_error_the_model_is_as_it_was(tmp_path):
+    model = compiled()
+    model.layers[0].trainable = False
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    tune(compiled(), ONE, ((X, Y), None), folder=tmp_path)
+    before = trace(model)
+    with pytest.raises(ValueError, match="holds an unfinished run of another plan"):
+        tune(model, Plan.named("probe"), ((X, Y), None), folder=tmp_path)
+    assert trace(model) == before
+
+    class Wrong(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        tune(model, Plan.named("probe"), ((X, Y), None), callbacks=[Wrong()])
+    assert trace(model) == before
+    model.fit(X, Y, verbose=0)
+
+
+def test_a_model_with_a_compile_of_its_own():
+    class Own(keras.Model):
+        def compile(self, optimizer, my_loss, extra=1.0):
+            super().compile(optimizer=optimizer, loss=my_loss, metrics=["accuracy"])
+            self.extra = extra
+
+    def own(seed=0):
+        plain = net()
+        model = Own(plain.inputs, plain.outputs)
+        model.compile("adam", "sparse_categorical_crossentropy", extra=2.0)
+        return model
+
+    model = own()
+    advise(model, ((X, Y), (X, Y)), minutes=0.001, epochs=1)
+    advise(model, ((X, Y), (X, Y)), minutes=0.001, epochs=1, head="kept")
+    tune(model, Plan.named("probe", epochs=1), ((X, Y), (X, Y)))
+    assert model.compiled
+    assert model.extra == 2.0
+    compare(own, [(X, Y)] * 3, minutes=0.001, seeds=1, ways=("frozen", "scratch"))
+
+
+def test_an_optimizer_that_does_not_say_what_it_is_made_of():
+    class Own(keras.optimizers.SGD):
+        def __init__(self, mine, **more):
+            super().__init__(**more)
+
+    model = compiled(optimizer=Own(3))
+    before = trace(model)
+    for call in (
+        lambda: tune(model, ONE, ((X, Y), None)),
+        lambda: advise(model, ((X, Y), (X, Y)), minutes=0.001, epochs=1),
+        lambda: find_learning_rate(model, (X, Y), steps=20, repeats=2),
+    ):
+        with pytest.raises(ValueError, match=r"Own cannot be made anew from its get_config \(.*mine"):
+            call()
+        assert trace(model) == before
+
+
+def test_build_gives_the_same_model_twice():
+    model, shared = compiled(), layers.Dense(4, "relu")
+    before = trace(model)
+
+    def one_layer_is_shared(seed):
+        made = keras.Sequential([keras.Input((4,)), shared, layers.Dense(4), layers.Dense(2, "softmax")])
+        made.compile("adam", "sparse_categorical_crossentropy")
+        return made
+
+    for build in (lambda seed: model, one_layer_is_shared):
+        with pytest.raises(ValueError, match="gave the same model twice, or two that share layers"):
+            compare(build, [(X, Y)] * 3, minutes=0.001, seeds=1)
+    with pytest.raises(ValueError, match="build is a Sequential; expected a function from a seed"):
+        compare(model, [(X, Y)] * 3, minutes=0.001, seeds=1)
+    assert trace(model) == before
+
+
+def test_numbers_of_numpy(tmp_path):
+    phase = Phase(name="a", epochs=np.int64(1), train=np.int32(1), learning_rate=np.float32(0.5), views=np.int8(0))
+    plan = Plan([phase])
+    assert Plan.from_toml(plan.to_toml()) == plan
+    settings = {"batch_size": np.int64(8), "seed": np.int64(1)}
+    tune(compiled(), plan, ((X, Y), (X, Y)), folder=tmp_path, **settings)
+    advice = advise(compiled(), ((X, Y), (X, Y)), minutes=np.float32(0.001), epochs=np.int64(1), **settings)
+    json.dumps(advice.to_dict())
+    find_learning_rate(compiled(), (X, Y), steps=np.int64(20), repeats=np.int64(2), **settings)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"batch_size": -1}, {"batch_size": 2.5}, {"batch_size": "8"}, {"seed": -1}, {"seed": "a"}],
+    ids=str,
+)
+def test_numbers_that_cannot_be_meant(wrong):
+    sentence = f"{next(iter(wrong))}=.*; expected a whole number from [01]"
+    for call in (
+        lambda: tune(compiled(), ONE, ((X, Y), None), **wrong),
+        lambda: advise(compiled(), ((X, Y), (X, Y)), **wrong),
+        lambda: find_learning_rate(compiled(), (X, Y), **wrong),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            call()
+    for minutes in ("5", None, [1]):
+        with pytest.raises(ValueError, match=r"minutes=.*; expected a number above 0|Advice needs"):
+            advise(compiled(), ((X, Y), None), minutes=minutes)
+    for rates in (1e-3, ("a", "b"), (1,)):
+        with pytest.raises(ValueError, match="expected a rate above 0 and a higher one"):
+            find_learning_rate(compiled(), (X, Y), rates=rates)

@@ -13,6 +13,7 @@ import numpy as np
 from thaw.advising.comparison import compared
 from thaw.advising.own_cache import own_cache
 from thaw.advising.step_size import step_size
+from thaw.number import plain_number, whole_number
 from thaw.plan import Phase, Plan
 from thaw.tuning.first_metric import first_metric, given_metrics
 
@@ -83,10 +84,18 @@ def compare(build, data, *, minutes=5.0, seeds=3, ways=None, batch_size=32, call
         >>> sorted(row.name for row in found.rows)
         ['from scratch', 'frozen features']
     """
+    import keras
+
     from thaw.tuning.mistakes import mistakes, refuse
     from thaw.tuning.untouched import same_randomness
 
-    train, validation, test = _checked(data, minutes, seeds)
+    if not callable(build) or isinstance(build, keras.Model):
+        raise ValueError(
+            f"build is a {type(build).__name__}; expected a function from a seed to a fresh, compiled keras.Model."
+        )
+    minutes, seeds = plain_number(minutes), whole_number("seeds", seeds, 1)
+    batch_size = whole_number("batch_size", batch_size, 1)
+    train, validation, test = _checked(data, minutes)
     with same_randomness():
         model = _built(build, 0)
         refuse(mistakes(model, train, validation) + mistakes(model, test))
@@ -96,7 +105,13 @@ def compare(build, data, *, minutes=5.0, seeds=3, ways=None, batch_size=32, call
         for number in range(seeds * len(chosen)):
             seed, way = number // len(chosen), chosen[number % len(chosen)]
             with own_cache():
-                model = _built(build, seed)
+                fresh = _built(build, seed)
+                if _learned(fresh) & _learned(model):
+                    raise ValueError(
+                        "build(seed) gave the same model twice, or two that share layers, so that one run would go on "
+                        "with the weights of another: make every layer anew inside of it."
+                    )
+                model = fresh
                 if way.prepare is not None:
                     way.prepare(model, seed)
                 settings = model._compile_config.config
@@ -109,22 +124,20 @@ def compare(build, data, *, minutes=5.0, seeds=3, ways=None, batch_size=32, call
                 for callback in callbacks:
                     if hasattr(callback, "on_way_begin"):
                         callback.on_way_begin(way.name, seed, epochs, number, seeds * len(chosen))
-                model.compile(**settings)
+                keras.Model.compile(model, **settings)
                 run, note = _run(model, way.plan(epochs), (train, validation), batch_size, seed, callbacks)
                 notes += [f"{way.name}, seed {seed}: {note}"] if note else []
                 before.append(run | {"values": _values(model, test, batch_size)})
     return compared(chosen, runs, minutes, _score_of(model), [*notes, *_late(runs, minutes)])
 
 
-def _checked(data, minutes, seeds):
+def _checked(data, minutes):
     from thaw.examples import Examples
 
     if not isinstance(data, (tuple, list)) or len(data) != 3 or any(part is None for part in data):
         raise ValueError("data has to be (train, validation, test): what is compared is measured on test examples.")
     if not (isinstance(minutes, (int, float)) and 0 < minutes < float("inf")):
         raise ValueError(f"minutes={minutes!r}; expected a number above 0.")
-    if not (isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1):
-        raise ValueError(f"seeds={seeds!r}; expected a whole number from 1.")
     parts = []
     for part in data:
         part = Examples.of(part)
@@ -145,6 +158,11 @@ def _built(build, seed):
     if not getattr(model, "compiled", False) or not model.built:
         raise ValueError("build(seed) has to give a built and compiled keras.Model; call model.compile in it.")
     return model
+
+
+def _learned(model):
+    """What a model could learn, by id; what is shared beside it, such as a Normalization, stands still."""
+    return {id(v) for layer in model._flatten_layers() for v in layer._trainable_variables}
 
 
 def _ways(model, wanted, train):

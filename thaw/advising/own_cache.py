@@ -21,6 +21,9 @@ def own_cache():
     Yields:
         Its path.
 
+    Raises:
+        ValueError: where the caches would lie there is a file.
+
     Example:
         >>> import os, tempfile
         >>> from thaw.advising.own_cache import own_cache
@@ -32,6 +35,8 @@ def own_cache():
     from thaw.tuning.disk_budget import DiskBudget
 
     usual, before = DiskBudget(budget=0).folder.parent, os.environ.get("THAW_CACHE")
+    if usual.exists() and not usual.is_dir():
+        raise ValueError(f"{usual} is a file; expected a folder for the cache, which THAW_CACHE names.")
     usual.mkdir(parents=True, exist_ok=True)
     remove_left_caches(usual)
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=usual, ignore_cleanup_errors=True) as folder, lock_run(folder):
