@@ -334,3 +334,28 @@ def test_numbers_that_cannot_be_meant(wrong):
     for rates in (1e-3, ("a", "b"), (1,)):
         with pytest.raises(ValueError, match="expected a rate above 0 and a higher one"):
             find_learning_rate(compiled(), (X, Y), rates=rates)
+
+
+def test_what_is_no_number_in_the_logs(tmp_path):
+    class Mine(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs |= {"matrix": [[1, 2], [3, 4]], "odd": [[1], [2, 3]], "word": "good"}
+
+    y = np.eye(2, dtype="float32")[Y]
+    model = compiled("categorical_crossentropy", ["accuracy", keras.metrics.F1Score()])
+    history = tune(model, ONE, ((X, y), (X, y)), callbacks=[Mine()], folder=tmp_path).history
+    assert np.shape(history["f1_score"]) == np.shape(history["val_f1_score"]) == (1, 2)
+    assert history["matrix"] == [[[1.0, 2.0], [3.0, 4.0]]]
+    assert (history["odd"], history["word"]) == (["[[1], [2, 3]]"], ["good"])
+
+
+def test_metrics_that_make_their_variables_late():
+    y = np.eye(2, dtype="float32")[Y]
+    score = keras.metrics.F1Score(average="macro")
+    model = compiled("categorical_crossentropy", ["accuracy", score])
+    before = sorted(vars(score)), len(score.variables), score._built
+    advise(model, ((X, y), (X, y)), minutes=0.001, epochs=1)
+    assert (sorted(vars(score)), len(score.variables), score._built) == before
+    model.fit(X, y, verbose=0)
+    assert len(score.variables) == 4
+    assert score._built

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from thaw.examples import Examples
 from thaw.stages import stages_of
@@ -317,10 +318,18 @@ class _Rows(keras.callbacks.Callback):
         self.began = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch + 1, "phase": self.phase} | {k: float(v) for k, v in (logs or {}).items()}
+        row = {"epoch": epoch + 1, "phase": self.phase} | {k: _plain(v) for k, v in (logs or {}).items()}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = round(time.monotonic() - self.began, 3)
         self.rows.append(row)
+
+
+def _plain(value):
+    """What a metric or a callback of the user's put into the logs, as JSON has it."""
+    try:
+        return np.asarray(value, np.float64).tolist()
+    except (TypeError, ValueError):
+        return str(value)
 
 
 class _PassOnStop(keras.callbacks.Callback):

@@ -34,6 +34,7 @@ def untouched(model):
     variables = {id(v): v for v in [*model.variables, *model.metrics_variables, *_of_compilation(model)]}.values()
     put_back = _set_up(model, variables)
     values = [(v.value, v.numpy()) for v in variables]
+    metrics = [(m, dict(vars(m)), len(m._variables)) for m in _given(model) if isinstance(m, keras.metrics.Metric)]
     with same_randomness() as drawn:
         try:
             yield drawn
@@ -41,6 +42,11 @@ def untouched(model):
             put_back()
             for variable, value in values:
                 variable.assign(value)
+            for metric, attributes, count in metrics:  # some make their variables at the first batch
+                for ids in metric._tracker.stored_ids.values():
+                    ids.difference_update(map(id, metric._variables[count:]))
+                del metric._variables[count:]
+                _restore(metric, attributes)
 
 
 @contextlib.contextmanager
@@ -85,20 +91,28 @@ def _set_up(model, variables):
             layer._trainable = flag
         for variable, flag in moving:
             variable.trainable = flag
-        for name in set(vars(model)) - set(attributes):
-            vars(model).pop(name)
-        vars(model).update(attributes)
+        _restore(model, attributes)
 
     return put_back
 
 
+def _restore(thing, attributes):
+    for name in set(vars(thing)) - set(attributes):
+        vars(thing).pop(name)
+    vars(thing).update(attributes)
+
+
 def _of_compilation(model):
     """Variables of the metrics and the optimizer that were given to ``compile``; the model lists them only later."""
+    for thing in [*_given(model), getattr(model, "optimizer", None)]:
+        yield from getattr(thing, "variables", ())
+
+
+def _given(model):
+    """Metrics and optimizer as they were given to ``compile``."""
     config = getattr(model, "_compile_config", None)
     settings = {} if config is None else config.config
-    given = keras.tree.flatten([settings.get(key) for key in ("metrics", "weighted_metrics", "optimizer")])
-    for thing in [*given, getattr(model, "optimizer", None)]:
-        yield from getattr(thing, "variables", ())
+    return keras.tree.flatten([settings.get(key) for key in ("metrics", "weighted_metrics", "optimizer")])
 
 
 @contextlib.contextmanager
