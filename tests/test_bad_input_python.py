@@ -359,3 +359,33 @@ def test_metrics_that_make_their_variables_late():
     model.fit(X, y, verbose=0)
     assert len(score.variables) == 4
     assert score._built
+
+
+def test_data_for_a_training_step_of_the_users_own():
+    """What such a step makes of the data, and of the loss, is its own affair."""
+
+    class Own(keras.Model):
+        def train_step(self, data):
+            x = data[0] if isinstance(data, tuple) else data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(y=tf.one_hot(tf.zeros(8, tf.int32), 2), y_pred=tf.nn.softmax(self(x)[:, :2]))
+            self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+            return {"loss": loss}
+
+    for parts in ((X,), (X, Y), (X, Y, Y, Y)):
+        plain = net(4, None)
+        model = Own(plain.inputs, plain.outputs)
+        model.compile("adam", keras.losses.CategoricalCrossentropy())
+        data = tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else X).batch(8)
+        if len(parts) == 2:
+            find_learning_rate(model, data, steps=20, repeats=2)
+        tune(model, Plan([Phase(name="head", epochs=1, train="head")]), (data, None))
+
+
+def test_advice_for_two_outputs():
+    entry = keras.Input((4,))
+    inner = layers.Dense(4)(entry)
+    model = keras.Model(entry, [layers.Dense(2, "softmax", name=name)(inner) for name in "ab"])
+    model.compile("adam", ["sparse_categorical_crossentropy"] * 2)
+    with pytest.raises(ValueError, match="has 2 outputs; advice is for one"):
+        advise(model, ((X, Y), (X, Y)))

@@ -147,6 +147,8 @@ def examples_of(model, data):
     stages = stages_of(model)
     if len(stages) < 2 or stages[-1].name != HEAD:
         raise ValueError(f"{model.name} has no head on top of other stages: attach_head(model, classes) puts one on.")
+    if len(model.outputs) > 1:
+        raise ValueError(f"{model.name} has {len(model.outputs)} outputs; advice is for one. Write a plan for it.")
     if not isinstance(data, (tuple, list)) or len(data) != 2 or data[1] is None:
         raise ValueError("Advice needs data to score trials on; expected (train, validation).")
     parts = []

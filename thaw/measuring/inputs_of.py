@@ -38,7 +38,7 @@ def inputs_of(data, batch_size, digest=None):
     if isinstance(data, np.ndarray):
         data = Examples(x=data, y=np.zeros(len(data), np.int64))
     if isinstance(data, Examples):
-        data = data.ordered(batch_size)
+        data = Examples.of(data).ordered(batch_size)
     if not isinstance(data, tf.data.Dataset):
         raise ValueError(
             f"The data are a {type(data).__name__}; expected thaw.Examples, arrays (x, y), an array x or a "

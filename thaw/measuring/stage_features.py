@@ -9,6 +9,7 @@ import numpy as np
 
 from thaw.examples import Examples
 from thaw.forward import forward
+from thaw.number import whole_number
 from thaw.stages import HEAD, calls_of, crossing_bytes, graph_of, is_graph, is_of_keras, nodes_of, stages_of
 
 
@@ -43,6 +44,7 @@ def stage_features(model, data, *, most=None, batch_size=32, seed=0):
         >>> {name: rows.shape for name, rows in features.items()}
         {'stage1': (5, 4), 'stage2': (5, 6)}
     """
+    most = None if most is None else whole_number("most", most, 1)
     boundaries = _boundaries(model)
     batches, examples = _batches(data, batch_size, most, seed)
 

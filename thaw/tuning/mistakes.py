@@ -168,7 +168,9 @@ def _look_at_loss(model, labels, found):
             )
         )
     losses = keras.tree.flatten(model.loss)
-    if len(losses) != 1 or losses[0] is None:
+    # A step of the user's own may give the loss something else than the output and these labels.
+    usual = type(model).train_step is keras.Model.train_step and type(model).compute_loss is keras.Model.compute_loss
+    if len(losses) != 1 or losses[0] is None or not usual:
         return
     name, logits = _loss(losses[0])
     activation = _last_activation(model)
@@ -193,9 +195,7 @@ def _look_at_loss(model, labels, found):
                 )
             )
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])  # a subclassed model names none
-    # A step of the user's own may give the loss something else than these labels.
-    usual = type(model).train_step is keras.Model.train_step and type(model).compute_loss is keras.Model.compute_loss
-    if not labels or len(outputs) != 1 or not usual:
+    if not labels or len(outputs) != 1:
         return
     for whose, y in labels.items():
         wrong = _wrong_labels(losses[0], name, y, outputs[0].shape, f"The {whose}labels")
@@ -229,7 +229,7 @@ def _wrong_labels(loss, name, y, output, they):
     if y.dtype.kind in "USO":
         if y.dtype.kind == "O" and not isinstance(y.flat[0], (str, bytes)):
             return None
-        return f"{they} are texts, such as {y.flat[0]!r}.", "Number the classes from 0."
+        return f"{they} are texts, such as {y.flat[0]!s}.", "Number the classes from 0."
     if not hasattr(keras.losses, name) and not hasattr(keras.losses, type(loss).__name__):
         return None  # the user's own, which may expect anything
     broken = int((~np.isfinite(y)).sum()) if y.dtype.kind == "f" else 0
