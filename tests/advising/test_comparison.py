@@ -52,7 +52,8 @@ def test_what_cannot_be_told_apart():
     assert "The cheapest of them: frozen features." in found.sentence
     same = compared(WAYS[:2], runs([a], [a]), 1.0, ("accuracy", True))
     assert same.rows[0].name == "frozen features"  # of equals the cheapest
-    assert "cannot be told apart from moving the top two stages: +0.0 points (0.0 to 0.0)" in same.sentence
+    said = "Frozen features are as good as any, and cannot be told apart from moving the top two stages: +0.0 points"
+    assert same.sentence.startswith(said)
 
 
 def test_seeds_are_resampled_too():

@@ -19,6 +19,8 @@ from thaw.jobs.reproducible import reproducible
 from thaw.jobs.tune_pictures import tune_pictures
 from thaw.plan import Phase, Plan
 from thaw.stages import stages_of
+from thaw.tuning.fisher import fisher
+from thaw.tuning.interpolate import interpolate
 
 DIGITS = load_digits()
 HEAD = Phase(name="head", epochs=2, train="head", learning_rate=5e-2)
@@ -212,6 +214,7 @@ def test_moved_is_what_the_written_model_moved(knowing, free, tmp_path, monkeypa
     assert all(stage["weights"] > 0 for stage in metrics["moved"])
     # The backbone as it was is all that is inside no budget at all; what the phases did stands beside it.
     monkeypatch.setattr(stay_within, "ALPHAS", (0.0,))
+    monkeypatch.setattr(stay_within, "CURVE", ())
     out = tmp_path / "run"
     _, model, metrics, history = tuned(knowing, out, [HEAD, ALL], **known(max_forgetting=0.0))
     assert metrics["retention"]["chosen"] != "the best epoch"
@@ -253,6 +256,7 @@ def test_a_budget_is_held_on_the_line(knowing, free, tmp_path, monkeypatch):
     from thaw.jobs import stay_within
 
     monkeypatch.setattr(stay_within, "ANEW", (0.0,))  # below, with the others
+    monkeypatch.setattr(stay_within, "CURVE", ())
     run, found = settled(knowing, free, tmp_path, 0.05)
     assert found["inside"] is True
     assert found["forgotten"]["value"] <= 0.05
@@ -273,6 +277,29 @@ def test_a_budget_is_held_on_the_line(knowing, free, tmp_path, monkeypatch):
     # What moves is what the plan left moving, and nobody goes on with a stale fit.
     assert [w.trainable for w in run.model.weights] == [w.trainable for w in free[2].weights]
     assert not run.model.compiled
+
+
+def test_a_budget_is_held_on_the_curve(knowing, free, tmp_path, monkeypatch):
+    """Each weight went back by its importance to the digits that the old head knows, and to the new ones."""
+    from thaw.jobs import stay_within
+
+    monkeypatch.setattr(stay_within, "ALPHAS", (0.0, 1.0))
+    monkeypatch.setattr(stay_within, "ANEW", (0.0,))
+    run, found = settled(knowing, free, tmp_path, 0.05)
+    rows = [(row["alpha"], row["path"]) for row in found["rescue"]]
+    assert rows == [(0.0, "line"), (1.0, "line"), *((alpha, "curve") for alpha in stay_within.CURVE), (0.0, "line")]
+    assert found["inside"] is True
+    assert found["forgotten"]["value"] <= 0.05
+    assert found["after"]["value"] == right(run.old.model, OLD)
+    assert "on the curve" in found["chosen"]
+    end, place = free[2].get_weights(), bits(run.model)
+    before = [*knowing[:-2], *end[-2:]]
+    importance = []
+    for weights, model, data in ((before, run.old.model, run.examples), (end, run.model, TRAIN)):
+        run.model.set_weights(weights)
+        importance.append(fisher(model, data, examples=100, of=run.model))
+    interpolate(run.model, before, end, found["alpha"], importance=importance)
+    assert bits(run.model) == place
 
 
 @pytest.mark.parametrize(("score", "taken"), [(0.99, True), (0.6, False)])
@@ -329,8 +356,9 @@ def test_what_is_no_better_than_the_majority_does_not_hold_a_budget(knowing, fre
 def test_an_epoch_as_good_as_a_place_on_the_line_is_not_taken_for_better(knowing, free, tmp_path):
     _, found = settled(knowing, free, tmp_path / "a", 0.05)
     statistics = "anew" if "anew" in found["chosen"] else "held"  # a place may have been tried with both
-    places = {(row["alpha"], row["statistics"]): row["new"]["value"] for row in found["rescue"]}
-    best = places[found["alpha"], statistics]
+    path = "curve" if "curve" in found["chosen"] else "line"
+    places = {(row["alpha"], row["path"], row["statistics"]): row["new"]["value"] for row in found["rescue"]}
+    best = places[found["alpha"], path, statistics]
     run = forgetting(knowing, tmp_path / "b", **known(max_forgetting=0.05))
     hair = float(np.nextafter(np.float32(best), np.float32(2)))
     run.callbacks[-1].on_epoch_end(0, {"val_accuracy": hair, "retention": 0.96})
@@ -360,6 +388,7 @@ def test_statistics_are_measured_anew_and_where_they_were_held_both_are_tried(kn
     from thaw.tuning import average
 
     monkeypatch.setattr(stay_within, "ALPHAS", (0.0, 0.5, 1.0))
+    monkeypatch.setattr(stay_within, "CURVE", ())
     seen = []
     estimate = average.estimate_batchnorm
 

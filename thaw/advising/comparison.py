@@ -158,7 +158,8 @@ def _sentence(rows, best, points, higher):
     if against not in same:
         told = f"{winner.subject} best: {gain}."
         return told + (f" It cannot be told apart from {names}." if same else "")
-    told = f"{winner.subject} ahead, but cannot be told apart from {names}: {gain}."
+    ahead = "ahead, but" if against.difference else "as good as any, and"
+    told = f"{winner.subject} {ahead} cannot be told apart from {names}: {gain}."
     return told + (f" The cheapest of them: {_small(rows[0])}." if best and rows[0] in same else "")
 
 

@@ -10,7 +10,9 @@ from thaw.stages import HEAD, stages_of
 
 # The first steps away from the start cost the old task most.
 ALPHAS = (0.0, 0.02, 0.05, 0.1, 0.15, *(i / 10 for i in range(2, 11)))
+CURVE = (0.05, *(i / 10 for i in range(1, 10)))  # between the same ends, by importance
 ANEW = (0.3, 0.5, 0.7, 0.9)  # where BatchNorm's statistics are measured too, which takes longer
+IMPORTANCE = 100  # pictures of each task that say what matters to it
 STATISTICS = 256  # pictures of each task, where BatchNorm's statistics are measured anew
 
 
@@ -18,17 +20,19 @@ def stay_within(forgetting, plan):
     """Leave the best weights in a model that forget little enough, or the nearest to that, and say so.
 
     The simplest first. If the best epoch of all is inside the budget, nothing is done. If not, what is chosen from
-    is: the best of the epochs that were inside (that of a head alone always is), and the places on the line between
-    the backbone before and after, with the tuned head (:func:`thaw.rescue`). The training itself is left as it is: an
-    epoch outside may lead to the place on the line that is the best of all.
+    is: the best of the epochs that were inside (that of a head alone always is), and the places between the backbone
+    before and after, with the tuned head (:func:`thaw.rescue`), on the line and on the curve on which each weight goes
+    back by its importance to both tasks (:func:`thaw.interpolate`). The training itself is left as it is: an epoch
+    outside may lead to the place that is the best of all.
 
     The backbone as it was is inside any budget. What is no better at the new task than always naming the commonest
     class does not count as held: then the budget could not be held, and what has learned and forgets least is left,
     or the best epoch where that is inside.
 
-    BatchNorm's statistics are measured anew on pictures of both tasks where the run has moved them. Where they were
-    held, both ends work with the same ones, and so does the line; measured anew they may give back much more of the old
-    task, or less, when the two tasks look different. With old pictures at hand both are tried.
+    BatchNorm's statistics are measured anew on pictures of both tasks where the run has moved them, and the line alone
+    is tried. Where they were held, both ends work with the same ones, and so does what is between them; measured anew
+    they may give back much more of the old task, or less, when the two tasks look different. With old pictures at hand
+    both are tried.
 
     Args:
         forgetting: the :class:`thaw.jobs.forgetting.Forgetting` of the run; its model comes with the best epoch's
@@ -37,7 +41,7 @@ def stay_within(forgetting, plan):
 
     Returns:
         ``(found, notes)``: a dict that goes into JSON with ``max_forgetting``, ``inside``, ``chosen`` (a sentence),
-        ``alpha`` (of the place on the line, or ``None``) and ``rescue`` (what was tried); and sentences to show.
+        ``alpha`` (of the place between, or ``None``) and ``rescue`` (what was tried); and sentences to show.
 
     Example:
         >>> from thaw.jobs.stay_within import stay_within
@@ -70,33 +74,38 @@ def stay_within(forgetting, plan):
         ]
     after = [w.numpy() for w in model.weights]
     before = keep_stages(model, forgetting.start, after)
-    both = _both(forgetting)
+    anew = functools.partial(interpolate, data=_both(forgetting))
     held = _statistics_are_equal(model, before, after)
-    ways = [("held", None, ALPHAS)] if held else [("anew", both, ALPHAS)]
+    ways = [("line", "held", interpolate, ALPHAS)] if held else [("line", "anew", anew, ALPHAS)]
     if held and forgetting.old.examples is not None and changed_batchnorms(model, [before, after]):
-        ways.append(("anew", both, ANEW))
+        ways.append(("line", "anew", anew, ANEW))
     try:
+        if held and CURVE:
+            curve = functools.partial(interpolate, importance=_importance(forgetting, before, after))
+            ways.insert(1, ("curve", "held", curve, CURVE))
         # What has not moved in the whole run is run once, for both tasks.
         freeze(model, _moved(model, before, after), "trained")
         answers = Answers(model, validation, batch_size=forgetting.batch_size)
         answers.follow()
         forgetting.answers.follow()
         tried = []
-        for name, data, alphas in ways:
+        for way in ways:
             rows = rescue(
                 interpolate(model, before, after, 1.0),
                 before,
                 lambda _: dataclasses.asdict(accuracy_of(answers(), validation.y)),
                 lambda _: forgetting.measure()["after"],
                 max_forgetting=budget,
-                alphas=alphas,
-                path=functools.partial(interpolate, data=data),
+                alphas=way[3],
+                path=way[2],
             ).rows
-            tried += [(row, name, data) for row in rows]
-        found["rescue"] = [dataclasses.asdict(row) | {"statistics": name} for row, name, _ in tried]
+            tried += [(row, way) for row in rows]
+        found["rescue"] = [
+            dataclasses.asdict(row) | {"path": name, "statistics": statistics} for row, (name, statistics, *_) in tried
+        ]
         learned = [one for one in tried if one[0].new.value > floor]
         fit = [one for one in learned if inside(one[0].forgotten, budget)]
-        if score is not None and score > max([floor, *(row.new.value for row, *_ in fit)]):
+        if score is not None and score > max([floor, *(row.new.value for row, _ in fit)]):
             found["chosen"] = f"epoch {epoch.epoch + 1}, the best that was inside the budget"
             for variable, value in zip(model.weights, epoch.weights):
                 variable.assign(value)
@@ -138,12 +147,23 @@ def _moved(model, before, after):
 
 def _put(model, before, after, tried):
     """Give the model the weights of one place; its alpha, and what it is called."""
+    row, (name, statistics, path, _) = tried
+    path(model, before, after, row.alpha)
+    anew = ", BatchNorm's statistics measured anew" if statistics == "anew" else ""
+    return row.alpha, f"alpha = {row.alpha:g} on the {name} from the backbone before to that after{anew}"
+
+
+def _importance(forgetting, before, after):
+    """How much each weight matters to the old task before, and to the new one after."""
+    from thaw.tuning.fisher import fisher
     from thaw.tuning.interpolate import interpolate
 
-    row, statistics, data = tried
-    interpolate(model, before, after, row.alpha, data)
-    anew = ", BatchNorm's statistics measured anew" if statistics == "anew" else ""
-    return row.alpha, f"alpha = {row.alpha:g} on the line from the backbone before to that after{anew}"
+    model, found = forgetting.model, []
+    tasks = (0.0, forgetting.old.model, forgetting.examples), (1.0, model, forgetting.pictures.train)
+    for alpha, answers, pictures in tasks:
+        interpolate(model, before, after, alpha)
+        found.append(fisher(answers, pictures, examples=IMPORTANCE, of=model, seed=forgetting.seed))
+    return found
 
 
 def _statistics_are_equal(model, before, after):
