@@ -102,7 +102,7 @@ def _look_at_weights(model, found):
 
 def _look_at_shape(model, data, whose, batch_size, found):
     """What each input is declared to be, beside what the data declare; nothing is read."""
-    spec = (data.ordered(batch_size) if isinstance(data, Examples) else data).element_spec
+    spec = _batches(data, batch_size).element_spec
     x, y, *_ = spec if isinstance(spec, tuple) and len(spec) > 1 else (spec, None)
     for given, own in _pairs(model, x):
         shape, expected = getattr(given, "shape", None), tuple(own.shape)
@@ -333,9 +333,14 @@ def _last_activation(model):
     return getattr(activation, "__name__", "unknown")
 
 
+def _batches(data, batch_size):
+    # By the class: examples that count how far they have been read have not been read yet.
+    return Examples.ordered(data, batch_size) if isinstance(data, Examples) else data
+
+
 def _first_batch(data, batch_size):
     """Inputs and labels of one batch."""
-    batch = next(iter(data.ordered(batch_size) if isinstance(data, Examples) else data), None)
+    batch = next(iter(_batches(data, batch_size)), None)
     if batch is None:
         raise ValueError("The data set is empty; expected at least one batch.")
     x, y, *_ = batch if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch, None)
