@@ -56,6 +56,17 @@ def test_what_cannot_be_told_apart():
     assert same.sentence.startswith(said)
 
 
+def test_a_sentence_with_three_names_and_no_minus_zero():
+    four = [*WAYS, SimpleNamespace(name="from scratch", subject="Training from scratch is")]
+    a, b = right(0.9), right(0.9)
+    a[0] = 0
+    values = {way.name: [{"values": v, "epochs": 1, "seconds": 60.0}] for way, v in zip(four, (a, b, a, a))}
+    found = compared(four, values, 1.0, ("accuracy", True))
+    assert "apart from frozen features, moving the whole network and training from scratch: +0." in found.sentence
+    assert "-0.000" not in str(found)
+    assert "(0.0 to " in found.sentence
+
+
 def test_seeds_are_resampled_too():
     """Every example alike: all doubt comes from the seeds."""
     ones, zeros = np.ones(50), np.zeros(50)

@@ -64,7 +64,7 @@ class Comparison:
         for row in self.rows:
             apart = "the best"
             if row.difference is not None:
-                apart = f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+                apart = f"{row.difference:+z.3f} [{row.difference_low:+z.3f}, {row.difference_high:+z.3f}]"
             score = f"{row.score:.3f} [{row.low:.3f}, {row.high:.3f}]"
             lines.append(
                 f"{row.name:<15}  {score:<20}  {apart:<23}  {np.mean(row.epochs):>6.0f}  {np.mean(row.minutes):>7.2g}"
@@ -153,8 +153,9 @@ def _sentence(rows, best, points, higher):
     scale, unit = (100, " points") if points else (1, "")
     digits = ".1f" if points else ".3g"
     by, low, high = (scale * (0.0 - d) for d in (against.difference, against.difference_high, against.difference_low))
-    gain = f"{by:+{digits}}{unit} ({low:{digits}} to {high:{digits}}) over {_small(against)}"
-    names = " and ".join(map(_small, same))
+    gain = f"{by:+z{digits}}{unit} ({low:z{digits}} to {high:z{digits}}) over {_small(against)}"
+    *first, last = [*map(_small, same)] or [""]
+    names = f"{', '.join(first)} and {last}" if first else last
     if against not in same:
         told = f"{winner.subject} best: {gain}."
         return told + (f" It cannot be told apart from {names}." if same else "")
