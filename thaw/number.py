@@ -1,4 +1,4 @@
-"""Numbers as Python has them, also where NumPy made them."""
+"""Numbers as Python has them, also where NumPy made them, and whether all of a batch are numbers."""
 
 import numbers
 
@@ -41,3 +41,21 @@ def whole_number(name, value, least=0):
     if not isinstance(plain, int) or isinstance(plain, bool) or not least <= plain < 2**63:
         raise ValueError(f"{name}={value!r}; expected a whole number from {least}.")
     return plain
+
+
+def all_finite(batch):
+    """Is no number in a batch NaN or infinity? Whole numbers and texts never are.
+
+    Args:
+        batch: an array or a tensor, or a tuple, list or dict of these.
+
+    Example:
+        >>> from thaw.number import all_finite
+        >>> all_finite({"a": [1.0, 2.0], "b": ["x"]}), all_finite([[1.0], [float("nan")]])
+        (True, False)
+    """
+    import keras
+    import numpy as np
+
+    arrays = map(np.asarray, keras.tree.flatten(batch))
+    return all(np.isfinite(a).all() for a in arrays if a.dtype.kind == "f")

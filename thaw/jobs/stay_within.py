@@ -89,23 +89,23 @@ def stay_within(forgetting, plan):
         answers.follow()
         forgetting.answers.follow()
         tried = []
-        for way in ways:
+        for name, statistics, path, alphas in ways:
             rows = rescue(
                 interpolate(model, before, after, 1.0),
                 before,
                 lambda _: dataclasses.asdict(accuracy_of(answers(), validation.y)),
                 lambda _: forgetting.measure()["after"],
                 max_forgetting=budget,
-                alphas=way[3],
-                path=way[2],
+                alphas=alphas,
+                path=path,
             ).rows
-            tried += [(row, way) for row in rows]
+            tried += [(row, name, statistics, path) for row in rows]
         found["rescue"] = [
-            dataclasses.asdict(row) | {"path": name, "statistics": statistics} for row, (name, statistics, *_) in tried
+            dataclasses.asdict(row) | {"path": name, "statistics": statistics} for row, name, statistics, _ in tried
         ]
         learned = [one for one in tried if one[0].new.value > floor]
         fit = [one for one in learned if inside(one[0].forgotten, budget)]
-        if score is not None and score > max([floor, *(row.new.value for row, _ in fit)]):
+        if score is not None and score > max([floor, *(row.new.value for row, *_ in fit)]):
             found["chosen"] = f"epoch {epoch.epoch + 1}, the best that was inside the budget"
             for variable, value in zip(model.weights, epoch.weights):
                 variable.assign(value)
@@ -147,7 +147,7 @@ def _moved(model, before, after):
 
 def _put(model, before, after, tried):
     """Give the model the weights of one place; its alpha, and what it is called."""
-    row, (name, statistics, path, _) = tried
+    row, name, statistics, path = tried
     path(model, before, after, row.alpha)
     anew = ", BatchNorm's statistics measured anew" if statistics == "anew" else ""
     return row.alpha, f"alpha = {row.alpha:g} on the {name} from the backbone before to that after{anew}"

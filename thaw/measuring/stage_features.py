@@ -9,7 +9,7 @@ import numpy as np
 
 from thaw.examples import Examples
 from thaw.forward import forward
-from thaw.number import whole_number
+from thaw.number import all_finite, whole_number
 from thaw.stages import HEAD, calls_of, crossing_bytes, graph_of, is_graph, is_of_keras, nodes_of, stages_of
 
 
@@ -61,8 +61,7 @@ def stage_features(model, data, *, most=None, batch_size=32, seed=0):
             raise ValueError("The data set is not batched; write data.batch(32).")
         if run is None:  # a mistake in the shape is said here, and not inside a trace
             _given(graph_of(model), batch[0])
-        wrong = sum(int((~np.isfinite(a)).any()) for a in _floats(batch[0]))
-        if wrong:
+        if not all_finite(batch[0]):
             raise ValueError("The inputs hold NaN or infinity; expected numbers. Leave these examples out.")
         keep = len(y) if left is None else min(len(y), left)
         for begin in range(0, keep, run.batch_size if run else len(y)):
@@ -232,12 +231,6 @@ def _batches(data, batch_size, most, seed):
         raise ValueError("The data set never ends; give one without repeat(), or say how many examples at most.")
     batches = int(data.cardinality())
     return data, most if batches < 0 else batches * batch_size
-
-
-def _floats(x):
-    import keras
-
-    return [a for a in map(np.asarray, keras.tree.flatten(x)) if a.dtype.kind == "f"]
 
 
 def _each(function, x):

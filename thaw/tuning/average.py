@@ -51,13 +51,14 @@ def average(model, versions, shares=None, data=None, *, importance=None, batch_s
             f"There are {len(versions)} versions and the shares {shares.tolist()}; expected one number from 0 for "
             "each, and one at least above 0."
         )
-    each = [None] * len(versions) if importance is None else _even(model, versions, importance)
+    alike = [1.0] * len(model.weights)
+    each = [alike] * len(versions) if importance is None else _even(model, versions, importance)
     chosen = [one for one in zip(versions, shares / shares.sum(), each) if one[1] > 0]
     versions, shares, each = zip(*chosen)
     start = [v.numpy() for v in model.weights]
     try:
         for i, variable in enumerate(model.weights):
-            weights = shares if importance is None else [share * factor[i] for share, factor in zip(shares, each)]
+            weights = [share * factors[i] for share, factors in zip(shares, each)]
             variable.assign(_averaged([version[i] for version in versions], weights, shares, variable.dtype))
         layers = changed_batchnorms(model, versions) if data is not None and len(versions) > 1 else ()
         if layers:

@@ -4,6 +4,7 @@ import numpy as np
 
 from thaw.examples import Examples
 from thaw.forward import held
+from thaw.number import all_finite
 from thaw.stages import sublayers
 from thaw.tuning.log_probabilities import log_probabilities
 
@@ -68,7 +69,7 @@ def fisher(model, data, *, labels="sample", examples=200, of=None, seed=0):
     sums = [np.zeros(w.shape, np.float64) for w in weights]
     with held(model.non_trainable_variables):
         for x, y in _one_by_one(data, examples, rng):
-            if not all(np.isfinite(a).all() for a in map(np.asarray, tf.nest.flatten(x)) if a.dtype.kind == "f"):
+            if not all_finite(x):
                 raise ValueError(f"Example {count} holds NaN or infinity; expected numbers. Leave such examples out.")
             p = np.exp(np.asarray(forward(x), np.float64))
             for label, share in _classes(labels, p / p.sum(), y, rng):

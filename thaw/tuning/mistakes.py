@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from thaw.examples import Examples
+from thaw.number import all_finite
 from thaw.stages import calls_of
 
 
@@ -143,7 +144,7 @@ def _fits(shape, expected):
 
 
 def _look_at_numbers(x, found):
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
+    if not all_finite(x):
         found.append(
             Finding(
                 "inputs-not-finite",
