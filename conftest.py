@@ -1,5 +1,5 @@
-"""What every test and every example in a docstring needs: a quiet TensorFlow, repeatable property tests, and no
-settings or files left behind."""
+"""Set up every test and every example of a docstring: a quiet TensorFlow, repeatable property tests, and no settings or
+files left behind."""
 
 import os
 import subprocess
@@ -12,9 +12,15 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import pytest
 from hypothesis import settings
 
-# For what is made once for a whole file of tests; each test has a cache of its own.
+# For what is made once for a whole file of tests; each test has a cache of its own. Every worker of pytest-xdist reads
+# this file, so no two share a folder.
 _CACHE = tempfile.TemporaryDirectory(prefix="thaw-tests-")
 os.environ["THAW_CACHE"] = _CACHE.name
+
+
+def pytest_unconfigure():
+    _CACHE.cleanup()  # here, for a worker does not run what Python runs at exit
+
 
 settings.register_profile("thaw", deadline=None, max_examples=50, derandomize=True, database=None)
 settings.load_profile("thaw")
@@ -22,7 +28,7 @@ settings.load_profile("thaw")
 
 @pytest.fixture
 def without_us():
-    """Runs Python code in a folder, in an interpreter that does not know where thaw lies; gives the words it prints."""
+    """Run Python code in a folder, in an interpreter that cannot find thaw; return the words it prints."""
 
     def run(folder, code):
         environment = {**os.environ, "PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -37,7 +43,7 @@ def without_us():
 
 @pytest.fixture(autouse=True)
 def _leave_nothing_behind(request, tmp_path_factory, monkeypatch):
-    """Caches and the files of examples go to folders of the test session; the dtype policy is put back."""
+    """Send caches and the files of examples to folders of the test session, and restore the dtype policy."""
     if isinstance(request.node, pytest.DoctestItem):
         monkeypatch.chdir(tmp_path_factory.mktemp("example"))
     monkeypatch.setenv("THAW_CACHE", str(tmp_path_factory.mktemp("cache")))

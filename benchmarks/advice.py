@@ -91,11 +91,11 @@ TASKS = {
 
 def parts_of(x, y, count, validation):
     """Training, validation and test data, each ``(x, y)``."""
-    from thaw import Examples
+    from thaw import Dataset
 
     x, y = np.asarray(x, "float32").reshape(len(x), *x.shape[1:3], 1), np.asarray(y).astype("int64")
     cuts = slice(0, count), slice(count, count + validation), slice(count + validation, None)
-    return [Examples(x=x[cut], y=y[cut]) for cut in cuts]
+    return [Dataset(x=x[cut], y=y[cut]) for cut in cuts]
 
 
 def network(weights, train, seed):
@@ -127,13 +127,13 @@ def grid(model):
 
 def search(weights, train, validation, epochs, seed):
     """The best of all on the validation data: what it is, its accuracy there, and the model."""
-    from thaw import Phase, Plan, tune
-    from thaw.advising.trials import begin_anew
+    from thaw import Phase, Plan, fine_tune
+    from thaw.advice.trials import train_from_scratch
 
     model, start, found = network(weights, train, seed), None, []
 
     def attempt(what, phase):
-        history = tune(model, Plan([phase]), (train, validation), batch_size=BATCH, seed=seed)
+        history = fine_tune(model, Plan([phase]), train, validation_data=validation, batch_size=BATCH, seed=seed)
         found.append((max(history.history["val_accuracy"]), what, model.get_weights()))
 
     for rate in HEAD_RATES:
@@ -146,12 +146,12 @@ def search(weights, train, validation, epochs, seed):
     start = max(found, key=lambda one: one[0])[2]
     for moved, rate in grid(model):
         if moved == "scratch":
-            begin_anew(model, train, seed)
+            train_from_scratch(model, train, seed)
             phase = Phase(name="scratch", epochs=LONGER * epochs, learning_rate=rate, batchnorm="trained")
         else:
             model.set_weights(start)
             decay = 1.0 if moved == "head" else 0.7
-            phase = Phase(name="tune", train=moved, epochs=epochs, learning_rate=rate, stage_decay=decay, views=1)
+            phase = Phase(name="tune", train=moved, epochs=epochs, learning_rate=rate, layer_decay=decay, views=1)
         attempt(f"{f'head + {moved}' if isinstance(moved, int) else moved} at {rate:g}", phase)
     for value, what, _ in found:
         print(f"    {what}: {value:.3f}", file=sys.stderr)
@@ -162,29 +162,29 @@ def search(weights, train, validation, epochs, seed):
 
 def minutes_for(weights, train, validation, epochs, seed):
     """A share of the search's work, counted as `advise` counts its own."""
-    from thaw.advising.trial_cost import TrialCost, budget_of
+    from thaw.advice.cost import TrialCost, operations_in
 
     model = network(weights, train, seed)
     cost, work = TrialCost(model, 1, BATCH), 0.0
     for moved, rate in [("head", rate) for rate in HEAD_RATES] + grid(model):
         passes = {"scratch": LONGER * epochs, "head": head_epochs(train)}.get(moved, epochs)
-        kept = rate != RATES[0]
-        work += cost.of("all" if moved == "scratch" else moved, len(train), len(validation), passes, kept=kept)
-    return SHARE * work / budget_of(1.0)
+        cached = rate != RATES[0]
+        work += cost.of("all" if moved == "scratch" else moved, len(train), len(validation), passes, cached=cached)
+    return SHARE * work / operations_in(1.0)
 
 
 def advised(weights, train, validation, epochs, seed, minutes):
     """The plan of `advise`, carried out: what it is, its accuracy on the validation data, and the model."""
-    from thaw import advise, tune
-    from thaw.advising.trials import begin_anew
+    from thaw import advise, fine_tune
+    from thaw.advice.trials import train_from_scratch
 
     model = network(weights, train, seed)
     options = {"epochs": epochs, "batch_size": BATCH, "seed": seed}
-    advice = advise(model, (train, validation), minutes=minutes, **options)
+    advice = advise(model, train, validation_data=validation, minutes=minutes, **options)
     print(advice, file=sys.stderr)
     if advice.scratch:
-        begin_anew(model, train, seed)
-    history = tune(model, advice.plan, (train, validation), batch_size=BATCH, seed=seed)
+        train_from_scratch(model, train, seed)
+    history = fine_tune(model, advice.plan, train, validation_data=validation, batch_size=BATCH, seed=seed)
     last = advice.plan[-1]
     moved = f"head + {last.train}" if isinstance(last.train, int) else last.train
     what = f"{'scratch' if advice.scratch else moved} at {last.learning_rate:g}"

@@ -21,12 +21,12 @@ from photographs import photographs
 def child(given):
     import keras
 
-    from thaw import Plan, augment, images, tune
+    from thaw import Plan, augment, fine_tune, load_images
 
     clock = Clock(given.began)
     clock("imports")
     keras.utils.set_random_seed(given.seed)
-    pictures = images(photographs(given.pictures), image_size=SIZE)
+    pictures = load_images(photographs(given.pictures), image_size=SIZE)
     train = dataclasses.replace(pictures.train, augment=augment(flips="horizontal"))
     clock("pictures")
     model = network(given.seed)
@@ -35,7 +35,15 @@ def child(given):
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     plan = Plan.named(given.plan, learning_rate=given.rate, epochs=given.epochs, head_epochs=given.epochs)
     data = train, pictures.validation
-    history = tune(model, plan, data, batch_size=BATCH, seed=given.seed, callbacks=[timed_phases(clock)])
+    history = fine_tune(
+        model,
+        plan,
+        data[0],
+        validation_data=data[1],
+        batch_size=BATCH,
+        seed=given.seed,
+        callbacks=[timed_phases(clock)],
+    )
     print(json.dumps({"accuracy": max(history.history["val_accuracy"]), "parts": clock.parts}))
 
 

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from thaw import Examples, Plan, attach_head, augment, backbone, evaluate, images, reproducible, tune
+from thaw import Dataset, Plan, attach_head, augment, backbone, evaluate, fine_tune, load_images, seed_everything
 
 DATA = Path(__file__).parent.parent / ".data"
 KINDS = ["animals/mammals", "animals/birds", "animals/fish", "animals/insects", "food/fruit", "food/vegetables"]
@@ -37,7 +37,7 @@ def tux_paint(seed):
             for path in sorted((stamps / kind).rglob("*.png")):
                 if "cartoon" not in str(path.relative_to(stamps)):
                     (place / "-".join(path.relative_to(stamps / kind).parts)).symlink_to(path)
-        return images(folder, image_size=224, seed=seed), 224
+        return load_images(folder, image_size=224, seed=seed), 224
 
 
 def fashion(seed):
@@ -54,7 +54,7 @@ def fashion(seed):
 
     def examples(indices):
         large = tf.image.resize(np.repeat(x[indices], 3, -1), (96, 96)).numpy().astype("float32")
-        return Examples(x=large, y=y[indices])
+        return Dataset(x=large, y=y[indices])
 
     parts = {"train": examples(chosen[:500]), "validation": examples(chosen[500:]), "test": examples(tested)}
     return dataclasses.make_dataclass("Clothes", [*parts, "labels"])(**parts, labels=tuple("0123456789")), 96
@@ -86,7 +86,7 @@ def ours(data, size, seed):
     # Tux Paint's classes are uneven, and weighed as thaw tune weighs them.
     train = data.train.weighted(getattr(data, "class_weight", None))
     train = dataclasses.replace(train, augment=augment(flips="horizontal"))
-    tune(model, Plan.named("probe_then_tune"), (train, data.validation), seed=seed)
+    fine_tune(model, Plan.named("probe_then_tune"), train, validation_data=data.validation, seed=seed)
     return model
 
 
@@ -97,7 +97,7 @@ def main(seeds):
         for seed in range(seeds):
             data, size = load(seed)
             for way, run in (("recipe", recipe), ("thaw", ours))[:: 1 if seed % 2 == 0 else -1]:
-                reproducible(seed)
+                seed_everything(seed)
                 begin = time.perf_counter()
                 model = run(data, size, seed)
                 seconds = time.perf_counter() - begin

@@ -35,12 +35,12 @@ class Clock:
 
 def timed_phases(clock):
     """A Keras callback that tells the clock how long each phase needs before its first epoch, and in its epochs."""
-    import keras
+    from thaw import TuneCallback
 
-    class TimedPhases(keras.callbacks.Callback):
+    class TimedPhases(TuneCallback):
         phase = ""
 
-        def on_phase_begin(self, phase, moving=None):
+        def on_phase_begin(self, phase, stages=None):
             self.begun, self.phase = False, phase.name
 
         def on_epoch_begin(self, epoch, logs=None):
@@ -73,7 +73,8 @@ def plain(folder, plan, seed, clock):
     import keras
     import tensorflow as tf
 
-    from thaw import freeze, schedule
+    from thaw import freeze
+    from thaw.training import lr_schedule
 
     clock("imports")
     keras.utils.set_random_seed(seed)
@@ -89,7 +90,7 @@ def plain(folder, plan, seed, clock):
     for phase in plan:
         freeze(model, phase.train, phase.batchnorm)  # sets trainable, and nothing else
         steps = -(-sizes[0] // BATCH)
-        rate = schedule(phase.schedule, phase.learning_rate, phase.epochs * steps, phase.warmup)
+        rate = lr_schedule(phase.schedule, phase.learning_rate, phase.epochs * steps, phase.warmup)
         optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-4, global_clipnorm=1.0)
         model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
         best = keras.callbacks.EarlyStopping(
@@ -104,18 +105,20 @@ def plain(folder, plan, seed, clock):
 def ours(folder, plan, seed, clock):
     import keras
 
-    from thaw import images, tune
+    from thaw import fine_tune, load_images
 
     clock("imports")
     keras.utils.set_random_seed(seed)
-    pictures = images(folder, image_size=SIZE, seed=seed)
+    pictures = load_images(folder, image_size=SIZE, seed=seed)
     clock("pictures")
     model = network(seed)
     clock("backbone and head")
     optimizer = keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     data = pictures.train, pictures.validation
-    history = tune(model, plan, data, batch_size=BATCH, seed=seed, callbacks=[timed_phases(clock)])
+    history = fine_tune(
+        model, plan, data[0], validation_data=data[1], batch_size=BATCH, seed=seed, callbacks=[timed_phases(clock)]
+    )
     return [len(part) for part in data], history.history["val_accuracy"], history.notes
 
 
@@ -124,7 +127,7 @@ def both_ways(script, plan, *, aim, points=None, also=None):
 
     Args:
         script: the file that calls; it is run again, once for each way and pair.
-        plan: a ``thaw.Plan`` whose phases have ``views=1`` and ``stage_decay=1``.
+        plan: a ``thaw.Plan`` whose phases have ``views=1`` and ``layer_decay=1``.
         aim: at least this many times faster.
         points: the validation accuracies may lie this many points apart, or ``None`` to print them only.
         also: other ways to run in turn with the two, each a name and a function like :func:`plain`.

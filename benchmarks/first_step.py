@@ -31,15 +31,16 @@ from photographs import photographs
 
 # Where each is used, not where it is made: a name that was imported is looked up there. What a copy of thaw does not
 # have is left out.
-BEFORE_KERAS = [("thaw.jobs.import_keras", "import_keras")]
+BEFORE_KERAS = [("thaw.cli.options", "import_keras"), ("thaw.cli.train", "import_keras")]
 WATCHED = [
-    *[("thaw.jobs.reproducible", "reproducible"), ("thaw.backbones.backbone", "backbone")],
-    *[("thaw.data.images", name) for name in ("images", "check_pictures", "near_identical", "split_by_content")],
-    *[("thaw.jobs.tune_pictures", "tune_pictures"), ("thaw.tuning.attach_head", "attach_head")],
-    *[("thaw.tuning.tune", name) for name in ("tune", "preflight", "run_identity", "stages_of", "freeze", "split")],
-    *[("thaw.tuning.tune", name) for name in ("flatten", "find_cut", "part", "precompute_phase", "_compile", "_fit")],
-    *[("thaw.tuning.tune", name) for name in ("read_checkpoint", "_take_up", "_cuts")],
-    *[("thaw.tuning.precompute", name) for name in ("forward", "precompute", "prefix_identity", "part")],
+    *[("thaw.models.state", "seed_everything"), ("thaw.models.backbone", "backbone")],
+    *[("thaw.data.images", name) for name in ("load_images", "check_images", "near_duplicates", "split_by_content")],
+    *[("thaw.workflow", "tune_images"), ("thaw.models.heads", "attach_head")],
+    *[("thaw.finetune", name) for name in ("fine_tune", "preflight", "fingerprint_run", "stages_of", "freeze")],
+    *[("thaw.finetune", name) for name in ("flatten_model", "find_cut_point", "precompute_phase", "_compile", "_fit")],
+    *[("thaw.finetune", name) for name in ("read_checkpoint", "_resume", "_cuts")],
+    *[("thaw.features.precompute", name) for name in ("precompute", "submodel")],
+    *[("thaw.features.extraction", name) for name in ("inference_runner", "fingerprint_model")],
     *[("keras", "Model.fit"), ("keras", "Model.compile"), ("keras", "Model.build")],
 ]
 
@@ -80,12 +81,12 @@ class FirstStepDone(BaseException):
 
 def child(arguments, began, explain):
     """The command line in this process, left behind the first training step."""
-    from thaw.jobs import import_keras as home
+    from thaw.cli import options, train
 
     spans, typed = Spans(), time.monotonic() - began
     for module, name in BEFORE_KERAS if explain else ():
         spans.watch(module, name)
-    importing = home.import_keras
+    importing = options.import_keras
 
     def then_watch():
         importing()
@@ -106,8 +107,8 @@ def child(arguments, began, explain):
         if explain:  # of thaw, and of what it imports; a run that is not watched does it as it goes
             spans.seconds[("import of thaw's own files",)] = time.monotonic() - begin
 
-    home.import_keras = then_watch
-    from thaw.cli import main
+    options.import_keras = train.import_keras = then_watch
+    from thaw.cli.main import main
 
     sys.argv = ["thaw", *arguments]
     said = io.StringIO()

@@ -30,17 +30,9 @@ import numpy as np
 from clothes import clothes
 from keras import ops
 
-from thaw import (
-    Examples,
-    anchored,
-    distill,
-    fisher,
-    old_answers,
-    predict_probabilities,
-    rehearse,
-    reproducible,
-    retention,
-)
+from thaw import Dataset, seed_everything
+from thaw.features import predict_proba
+from thaw.retention import distill, ewc, fisher, l2_sp, mix_replay, retention_callback, soft_targets
 
 SCENARIOS = ("task", "domain", "class")
 METHODS = ("plain", "L2-SP", "EWC", "distillation", "rehearsal", "joint")
@@ -112,15 +104,15 @@ def second_task(method, strength, net, old, new, steps, seed):
     """Learn the new examples by a method; ``old`` are those of the task that the net has learned."""
     model, loss, optimizer, weights = net.all, net.loss, keras.optimizers.Adam(RATE), None
     if method == "L2-SP":
-        anchored(optimizer, net.old, strength)
+        l2_sp(optimizer, net.old, strength)
     elif method == "EWC":
-        anchored(optimizer, net.old, strength, importance=fisher(net.old, old, examples=500, seed=seed))
+        ewc(optimizer, net.old, strength, fisher(net.old, old, max_examples=500, seed=seed))
     elif method in ("distillation", ZEROS):
         model = distill(net.all, net.old if method == ZEROS else net.old_head, temperature=TEMPERATURE)
-        new = old_answers(model, new, batch_size=BATCH)
+        new = soft_targets(model, new, batch_size=BATCH)
         loss, weights = [loss, "kl_divergence"], [1.0, ANSWERS]
     elif method == "rehearsal":
-        new = rehearse(new, a_few(old, seed), 0.5, seed=seed)
+        new = mix_replay(new, a_few(old, seed), 0.5, seed=seed)
     fit(model, loss, new, steps, seed + 1, optimizer, weights)
 
 
@@ -131,7 +123,7 @@ def a_few(old, seed):
 
 
 def accuracy(model, data):
-    y, p = predict_probabilities(model, data, batch_size=500)
+    y, p = predict_proba(model, data, batch_size=500)
     return float((p.argmax(axis=1) == y).mean())
 
 
@@ -140,17 +132,17 @@ def one_seed(scenario, ways, train, test, steps, seed):
     x, y = train
     net = Net(scenario, seed)
     first, second = y < 5, y >= 5
-    old = Examples(x=x[first], y=net.labels(y[first]))
-    new = Examples(x=x[second], y=net.labels(y[second]))
+    old = Dataset(x=x[first], y=net.labels(y[first]))
+    new = Dataset(x=x[second], y=net.labels(y[second]))
     old_test, new_test = (net.of_one_task((test[0][part], test[1][part])) for part in (test[1] < 5, test[1] >= 5))
     untrained = net.all.get_weights()
     fit(net.all, net.loss, old, steps, seed)
     learned = net.all.get_weights()
-    watch = retention(net.old, old_test, batch_size=500)
+    watch = retention_callback(net.old, *old_test, batch_size=500)
     for method, strength in ways:
         if method == "joint":
             net.all.set_weights(untrained)
-            fit(net.all, net.loss, Examples(x=x, y=net.labels(y)), 2 * steps, seed)
+            fit(net.all, net.loss, Dataset(x=x, y=net.labels(y)), 2 * steps, seed)
         else:
             net.all.set_weights(learned)
             second_task(method, strength, net, old, new, steps, seed)
@@ -236,7 +228,7 @@ def choose(scenarios, steps):
     """One seed outside of those reported: train on 50,000 of the training pictures, score on the other 10,000."""
     (x, y), _ = load()
     train, held_out = (x[:50_000], y[:50_000]), (x[50_000:], y[50_000:])
-    reproducible(CHOOSING_SEED)
+    seed_everything(CHOOSING_SEED)
     ways = [(method, strength) for method, grid in GRID.items() for strength in grid]
     clock = Clock(len(scenarios) * len(ways))
     for scenario in scenarios:
@@ -262,7 +254,7 @@ def main():
     clock = Clock(given.seeds * sum(len(methods_of(scenario)) + 2 for scenario in given.scenarios))
     found = {scenario: {method: [] for method in methods_of(scenario)} for scenario in given.scenarios}
     for seed in range(given.seeds):
-        reproducible(seed)
+        seed_everything(seed)
         for scenario in given.scenarios:
             ways = [(method, STRENGTH.get(method, {}).get(scenario)) for method in methods_of(scenario)]
             for method, _, row in one_seed(scenario, ways, train, test, given.steps, seed):

@@ -14,7 +14,7 @@ from both_ways import both_ways
 
 from thaw import Plan
 
-PLAN = Plan([dataclasses.replace(phase, views=1, stage_decay=1.0) for phase in Plan.named("gradual")])
+PLAN = Plan([dataclasses.replace(phase, views=1, layer_decay=1.0) for phase in Plan.named("gradual")])
 
 if __name__ == "__main__":
     both_ways(__file__, PLAN, aim=3)

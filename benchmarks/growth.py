@@ -24,7 +24,7 @@ SIDE, BATCH, EPOCHS = 64, 32, 3
 
 def made_up(begin, count):
     """Examples whose pictures are a function of their number; those of the second class are brighter."""
-    from thaw import Examples
+    from thaw import Dataset
 
     def load(number):
         import tensorflow as tf
@@ -34,13 +34,13 @@ def made_up(begin, count):
         return pixels + 55.0 * tf.cast(number % 2, tf.float32)
 
     numbers = np.arange(begin, begin + count)
-    return Examples(x=numbers.astype(str), y=numbers % 2, load=load)
+    return Dataset(x=numbers.astype(str), y=numbers % 2, load=load)
 
 
 def child(pictures, began):
     import keras
 
-    from thaw import Phase, Plan, attach_head, backbone, tune
+    from thaw import Phase, Plan, attach_head, backbone, fine_tune
 
     keras.utils.set_random_seed(0)
     model = attach_head(backbone("efficientnet_lite0", weights=None, input_shape=(SIDE, SIDE, 3)), 2)
@@ -49,7 +49,7 @@ def child(pictures, began):
     checks = max(BATCH, pictures // 10)
     data = made_up(0, pictures - checks), made_up(pictures - checks, checks)
     begin = time.monotonic()
-    history = tune(model, plan, data, batch_size=BATCH)
+    history = fine_tune(model, plan, data[0], validation_data=data[1], batch_size=BATCH)
     seconds = time.monotonic() - begin
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     memory = {name: int(status[name].split()[0]) / 1e6 for name in ("VmHWM", "RssAnon")}

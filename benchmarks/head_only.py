@@ -20,7 +20,7 @@ def by_hand(folder, plan, seed, clock):
     import keras
     import numpy as np
 
-    from thaw import schedule
+    from thaw.training import lr_schedule
 
     clock("imports")
     keras.utils.set_random_seed(seed)
@@ -37,7 +37,7 @@ def by_hand(folder, plan, seed, clock):
         parts.append((standing.predict(data, verbose=0), labels))
     features = keras.Input(standing.output_shape[1:])
     head = keras.Model(features, model.get_layer("head_classes")(model.get_layer("head_dropout")(features)))
-    rate = schedule(phase.schedule, phase.learning_rate, phase.epochs * -(-len(parts[0][1]) // BATCH), phase.warmup)
+    rate = lr_schedule(phase.schedule, phase.learning_rate, phase.epochs * -(-len(parts[0][1]) // BATCH), phase.warmup)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-4, global_clipnorm=1.0)
     head.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     timed = timed_phases(clock)

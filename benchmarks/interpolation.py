@@ -47,21 +47,10 @@ from clothes import DATA, clothes
 from photographs import photographs
 from small_net import pre_train, small_net
 
-from thaw import (
-    Examples,
-    Phase,
-    Plan,
-    attach_head,
-    backbone,
-    decode,
-    fisher,
-    interpolate,
-    keep_stages,
-    reproducible,
-    rescue,
-    tune,
-)
-from thaw.jobs.answers import Answers
+from thaw import Dataset, Phase, Plan, attach_head, backbone, fine_tune, seed_everything
+from thaw.data import decode
+from thaw.features.cached_predictor import CachedPredictor
+from thaw.retention import combine_stages, fisher, interpolate_weights, wise_ft_search
 
 SIZE = 96
 # The small net has no features for shoes and bags: all of it has to move. The large one is tuned by thaw's named plan.
@@ -89,13 +78,13 @@ class Pair:
 
     model: Any
     plan: Plan
-    train: Examples
-    validation: Examples
-    test: Examples
+    train: Dataset
+    validation: Dataset
+    test: Dataset
     old_model: Any
-    old_train: Examples
-    old: Examples
-    old_test: Examples
+    old_train: Dataset
+    old: Dataset
+    old_test: Dataset
     labelled: bool = True
 
 
@@ -110,7 +99,7 @@ def small_net_to_clothes(seed, quick):
     unseen = old[many : many + checks]
 
     def examples(indices):
-        return Examples(x=x[indices], y=y[indices] - 5)
+        return Dataset(x=x[indices], y=y[indices] - 5)
 
     old_test, new_test = np.flatnonzero(y_test < 5), np.flatnonzero(y_test >= 5)
     return Pair(
@@ -118,11 +107,11 @@ def small_net_to_clothes(seed, quick):
         plan=SMALL,
         train=examples(new[:few]),
         validation=examples(new[few : few + checks]),
-        test=Examples(x=x_test[new_test], y=y_test[new_test] - 5),
+        test=Dataset(x=x_test[new_test], y=y_test[new_test] - 5),
         old_model=before,
-        old_train=Examples(x=x[old[:few]], y=y[old[:few]]),
-        old=Examples(x=x[unseen], y=y[unseen]),
-        old_test=Examples(x=x_test[old_test], y=y_test[old_test]),
+        old_train=Dataset(x=x[old[:few]], y=y[old[:few]]),
+        old=Dataset(x=x[unseen], y=y[unseen]),
+        old_test=Dataset(x=x_test[old_test], y=y_test[old_test]),
     )
 
 
@@ -133,9 +122,7 @@ def few_clothes(seed, sizes, classes=range(10)):
 
     def drawn(x, y, *sizes):
         order = rng.permutation(np.flatnonzero(np.isin(y, classes)))[: sum(sizes)]
-        return [
-            Examples(x=enlarged(x[part]), y=y[part] - classes[0]) for part in np.split(order, np.cumsum(sizes)[:-1])
-        ]
+        return [Dataset(x=enlarged(x[part]), y=y[part] - classes[0]) for part in np.split(order, np.cumsum(sizes)[:-1])]
 
     return drawn(*train, *sizes[:2]) + drawn(*test, sizes[2])
 
@@ -150,7 +137,7 @@ def few_digits(seed):
     x, y = load_digits(return_X_y=True)
     x = enlarged(x.reshape(-1, 8, 8) * (255 / 16))
     parts = np.split(np.random.default_rng(seed).permutation(len(y)), (500, 1000))
-    return [Examples(x=x[part], y=y[part]) for part in parts]
+    return [Dataset(x=x[part], y=y[part]) for part in parts]
 
 
 def few(quick):
@@ -176,7 +163,7 @@ def with_old_head(old, new, seed):
     features = backbone("efficientnet_lite0", input_shape=(SIZE, SIZE, 3))
     before = attach_head(features, classes[0], seed=seed)
     before.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    tune(before, Plan.named("probe", epochs=20, learning_rate=5e-3), old[:2], seed=seed)
+    fine_tune(before, Plan.named("probe", epochs=20, learning_rate=5e-3), old[0], validation_data=old[1], seed=seed)
     return Pair(
         model=attach_head(features, classes[1], seed=seed),
         plan=Plan.named("probe_then_tune"),
@@ -199,7 +186,7 @@ def imagenet_to_cells(seed, quick):
     x = np.stack([decode(file, SIZE) for file in files]).astype("float32")
     y = np.array([file.parent.name == "defective" for file in files]).astype("int32")
     parts = np.split(np.random.default_rng(seed).permutation(len(y)), (100, 200) if quick else (600, 1000))
-    return from_imagenet(2, *(Examples(x=x[part], y=y[part]) for part in parts), seed)
+    return from_imagenet(2, *(Dataset(x=x[part], y=y[part]) for part in parts), seed)
 
 
 def from_imagenet(classes, train, validation, test, seed):
@@ -231,14 +218,14 @@ def tux_paint():
 
 
 def unlabelled(x):
-    return Examples(x=x, y=np.zeros(len(x), "int64"))
+    return Dataset(x=x, y=np.zeros(len(x), "int64"))
 
 
 class Score:
     """Share of the examples that a model has right now, or of which it says the same as at first."""
 
     def __init__(self, model, examples, labelled=True):
-        self.answers = Answers(model, examples, batch_size=100)
+        self.answers = CachedPredictor(model, examples, batch_size=100)
         self.right = examples.y if labelled else self.answers().argmax(axis=1)
 
     def __call__(self, _=None):
@@ -253,21 +240,24 @@ def one_seed(pair, seed, say):
     new, new_test = Score(model, pair.validation), Score(model, pair.test)
     old, old_test = (Score(pair.old_model, part, pair.labelled) for part in (pair.old, pair.old_test))
     first = old()
-    matters_to = functools.partial(fisher, examples=300, of=model, seed=seed)
+    matters_to = functools.partial(fisher, max_examples=300, weights_of=model, seed=seed)
     importance = [matters_to(pair.old_model, pair.old_train)]
-    tune(model, pair.plan, (pair.train, pair.validation), seed=seed)
+    fine_tune(model, pair.plan, pair.train, validation_data=pair.validation, seed=seed)
     importance.append(matters_to(model, pair.train))
     for score in (new, new_test, old, old_test):
         score.answers.follow()  # what stands still is computed once
     after = model.get_weights()
-    before = keep_stages(model, start, after)
+    before = combine_stages(model, start, after)
     lost = 1 - old() / first
     say(f"tuned; {100 * lost:.1f} % of the old task's validation score is lost")
     budget = min(1.0, max(0.0, LEFT * lost))
-    for place, path in (("line", interpolate), ("curve", functools.partial(interpolate, importance=importance))):
+    for place, path in (
+        ("line", interpolate_weights),
+        ("curve", functools.partial(interpolate_weights, importance=importance)),
+    ):
         model.set_weights(after)
         tests["after"] = new_test(), old_test()
-        sweeps[place] = rescue(model, before, new, old, max_forgetting=budget, alphas=ALPHAS, path=path)
+        sweeps[place] = wise_ft_search(model, before, new, old, max_forgetting=budget, alphas=ALPHAS, interpolate=path)
         say(f"on the {place}:\n{sweeps[place]}")
         tests[place] = new_test(), old_test()
     model.set_weights(before)
@@ -281,9 +271,9 @@ def report(name, found):
         sweeps = [sweeps[way] for sweeps, _ in found]
         print(f"\n{name}, {way}: validation data, means of {len(found)} seeds")
         print(f"{'alpha':8}{'new':>8}{'old':>8}{'back':>10}")
-        ends = [mean(sweep.rows[i].old.value for sweep in sweeps) for i in (0, -1)]
+        ends = [mean(sweep.rows[i].source.value for sweep in sweeps) for i in (0, -1)]
         for i, alpha in enumerate(ALPHAS):
-            new, old = (mean(getattr(sweep.rows[i], task).value for sweep in sweeps) for task in ("new", "old"))
+            new, old = (mean(getattr(sweep.rows[i], task).value for sweep in sweeps) for task in ("target", "source"))
             print(f"{alpha:<8.2g}{new:8.4f}{old:8.4f}{given_back(old, *ends):>10}")
     heads = "".join(f"{place:>9}" for place in PLACES)
     print(f"\n{name}: test data\n{'':16}{'new task':>36}{'old task':>36}\n{'seed  chosen':16}{heads}{heads}")
@@ -341,7 +331,7 @@ def main():
             def say(text, name=name, seed=seed):
                 print(f"  {name}, seed {seed}, {time.monotonic() - begin:.0f} s: {text}", file=sys.stderr, flush=True)
 
-            reproducible(seed)
+            seed_everything(seed)
             found[name].append(one_seed(PAIRS[name](seed, given.quick), seed, say))
             done += 1
             left = (time.monotonic() - begin) * (given.seeds * len(given.pairs) / done - 1)

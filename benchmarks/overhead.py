@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from thaw import Phase, Plan, attach_head, backbone, tune
+from thaw import Phase, Plan, attach_head, backbone, fine_tune
 
 SIZE, PICTURES, BATCH, EPOCHS = 96, 512, 32, 4
 
@@ -53,7 +53,7 @@ def plain(x, y):
 def ours(x, y):
     clock = Clock()
     plan = Plan([Phase(name="all", epochs=EPOCHS, learning_rate=1e-4, schedule="constant", warmup=0.0)])
-    tune(network(), plan, ((x, y), (x[:64], y[:64])), batch_size=BATCH, callbacks=[clock])
+    fine_tune(network(), plan, x, y, validation_data=(x[:64], y[:64]), batch_size=BATCH, callbacks=[clock])
     return clock.seconds[1:]
 
 

@@ -32,8 +32,8 @@ def floor(folder, seed, clock, epochs):
     import keras
     import numpy as np
 
-    from thaw import decode
-    from thaw.forward import forward
+    from thaw.data import decode
+    from thaw.features.inference import inference_runner
 
     clock("imports")
     files = sorted(folder.rglob("*.png"))
@@ -43,7 +43,7 @@ def floor(folder, seed, clock, epochs):
     model = network(seed)
     prefix = keras.Model(model.input, model.get_layer("head_pool").output)
     clock("backbone and head")
-    run_batch = forward(prefix, BATCH, examples=len(files))
+    run_batch = inference_runner(prefix, BATCH, examples=len(files))
     features = 0
     for begin in range(0, len(files), BATCH):
         (rows,) = run_batch(np.stack(pictures[begin : begin + BATCH]).astype("float32"))

@@ -59,7 +59,7 @@ def tuned(way, weights, data, classes, rate, seed):
     """The model and its best accuracy on the validation data."""
     import keras
 
-    from thaw import Phase, Plan, attach_head, tune
+    from thaw import Phase, Plan, attach_head, fine_tune
 
     keras.utils.set_random_seed(seed)
     backbone = small_net()
@@ -77,7 +77,7 @@ def tuned(way, weights, data, classes, rate, seed):
         ]
     else:
         phases = [Phase(name="all", epochs=HEAD + TUNE, learning_rate=rate)]
-    history = tune(model, Plan(phases), data, seed=seed)
+    history = fine_tune(model, Plan(phases), *data[0], validation_data=data[1], seed=seed)
     return model, max(history.history["val_accuracy"])
 
 

@@ -35,10 +35,11 @@ def pre_train(backbone, x, y, *, epochs=4, seed=0):
     import keras
     import tensorflow as tf
 
-    from thaw import attach_head, schedule
+    from thaw import attach_head
+    from thaw.training import lr_schedule
 
     model = attach_head(backbone, int(y.max()) + 1, dropout=0.0, seed=seed)
-    rate = schedule("cosine", 3e-3, epochs * (len(y) // 128), 0.1)
+    rate = lr_schedule("cosine", 3e-3, epochs * (len(y) // 128), 0.1)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-3)
     # No XLA: it makes convolution nets several times slower on a CPU.
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)

@@ -91,7 +91,7 @@ def exhaustive(source, data, seed):
     """Test accuracy of every way, each with the rate that validation chooses."""
     import keras
 
-    from thaw import Phase, Plan, stages_of, tune
+    from thaw import Phase, Plan, fine_tune, stages_of
 
     ways = [(stage.name,) for stage in stages_of(source)] + ["all"]
     found = {"nothing": accuracy(source, data[2])}
@@ -101,7 +101,7 @@ def exhaustive(source, data, seed):
             keras.utils.set_random_seed(seed)
             model = copied(source)
             plan = Plan([Phase(name="only", train=train, epochs=EPOCHS, learning_rate=rate, views=1)])
-            history = tune(model, plan, data[:2], seed=seed)
+            history = fine_tune(model, plan, *data[0], validation_data=data[1], seed=seed)
             tried.append((max(history.history["val_accuracy"]), accuracy(model, data[2])))
         found[train if train == "all" else train[0]] = max(tried)[1]
     return found
@@ -111,14 +111,14 @@ def advised(source, data, seed):
     """Which stages `advise` moves, and the test accuracy of its plan."""
     import keras
 
-    from thaw import advise, freeze, tune
+    from thaw import advise, fine_tune, freeze
 
     keras.utils.set_random_seed(seed)
     model = copied(source)
-    advice = advise(model, data[:2], minutes=MINUTES, epochs=EPOCHS, head="kept", seed=seed)
+    advice = advise(model, *data[0], validation_data=data[1], minutes=MINUTES, epochs=EPOCHS, head="kept", seed=seed)
     print(advice, file=sys.stderr)
     moved = {stage.name for phase in advice.plan for stage in freeze(copied(source), phase.train)}
-    tune(model, advice.plan, data[:2], seed=seed)
+    fine_tune(model, advice.plan, *data[0], validation_data=data[1], seed=seed)
     return tuple(sorted(moved, key=lambda name: (name == "head", name))), accuracy(model, data[2])
 
 

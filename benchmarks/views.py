@@ -45,16 +45,16 @@ def measure(folder, train, epochs, seeds):
     """Best validation accuracies of every seed, and bytes kept, for each row."""
     import keras
 
-    from thaw import Phase, Plan, augment, images, tune
+    from thaw import Phase, Plan, augment, fine_tune, load_images
 
-    pictures = images(folder, image_size=SIZE)
+    pictures = load_images(folder, image_size=SIZE)
     data = dataclasses.replace(pictures.train, augment=augment(flips="both", rotation=0.02, zoom=0.1, brightness=0.1))
     ways = {"new in every epoch": (epochs, "float32")} | {f"{n} views": (n, "float32") for n in (4, 2, 1)}
     ways["4 views, half precision"] = 4, "float16"
     rows = {}
-    for name, (views, precision) in ways.items():
+    for name, (views, cache_dtype) in ways.items():
         begin = time.monotonic()
-        options = {"epochs": epochs, "views": views, "precision": precision}
+        options = {"epochs": epochs, "views": views, "cache_dtype": cache_dtype}
         phase = Phase(name="only", train=train, learning_rate=1e-3 if train == "head" else 5e-4, **options)
         accuracies = []
         for seed in range(seeds):
@@ -62,7 +62,9 @@ def measure(folder, train, epochs, seeds):
             model = network(seed)
             optimizer = keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0)
             model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-            history = tune(model, Plan([phase]), (data, pictures.validation), batch_size=BATCH, seed=seed)
+            history = fine_tune(
+                model, Plan([phase]), data, validation_data=pictures.validation, batch_size=BATCH, seed=seed
+            )
             accuracies.append(max(history.history["val_accuracy"]))
         rows[name] = accuracies, kept_bytes(model, phase, len(data) * views + len(pictures.validation))
         print(f"  {name}: {time.monotonic() - begin:.0f} s", flush=True)
@@ -73,12 +75,12 @@ def kept_bytes(model, phase, rows):
     """Bytes of what is kept for so many rows."""
     import math
 
-    from thaw import freeze, split
+    from thaw import freeze, split_model
 
     freeze(model, phase.train)
-    prefix, _ = split(model)
+    prefix, _ = split_model(model)
     numbers = sum(math.prod(tensor.shape[1:]) for tensor in prefix.outputs)
-    return rows * numbers * (2 if phase.precision == "float16" else 4)
+    return rows * numbers * (2 if phase.cache_dtype == "float16" else 4)
 
 
 if __name__ == "__main__":

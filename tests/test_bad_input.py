@@ -9,17 +9,17 @@ keras = pytest.importorskip("keras")
 from keras import layers
 from PIL import Image
 
-from thaw.cli import main
-from thaw.data.decode import decode
-from thaw.data.images import images
-from thaw.examples import Examples
-from thaw.jobs.read_plan import read_plan
-from thaw.jobs.tune_pictures import tune_pictures
-from thaw.plan import Phase, Plan
-from thaw.shipping.run_folder import refuse_finished
-from thaw.tuning.attach_head import attach_head
-from thaw.tuning.preflight import preflight
-from thaw.tuning.tune import tune
+from thaw.checks import preflight
+from thaw.cli.main import main
+from thaw.data.dataset import Dataset
+from thaw.data.image_decoding import decode
+from thaw.data.images import load_images
+from thaw.finetune import fine_tune
+from thaw.models.heads import attach_head
+from thaw.plan import Phase, Plan, read_plan
+from thaw.runs.folder import refuse_finished
+from thaw.training.callbacks import TuneCallback
+from thaw.workflow import tune_images
 
 
 def pictures(folder, names=("a", "b"), count=8):
@@ -63,8 +63,8 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path, capsys):
 
 def test_a_name_that_is_not_utf_8(tmp_path):
     pictures(os.fsdecode(os.fsencode(tmp_path) + b"/photos"), ("a", os.fsdecode(b"kl\xff")))
-    with pytest.raises(ValueError, match=r"the name of the folder .*kl.* is not UTF-8, .*rename it"):
-        images(tmp_path / "photos", image_size=16)
+    with pytest.raises(ValueError, match=r"the name of the folder .*kl.* is not UTF-8 .*rename it"):
+        load_images(tmp_path / "photos", image_size=16)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
@@ -77,17 +77,15 @@ def test_when_nearly_all_is_bad_it_says_what(tmp_path):
     folder = pictures(str(tmp_path / "photos"))
     for i in range(8):
         (tmp_path / f"photos/b/{i}.png").write_bytes(b"")
-    with pytest.raises(
-        ValueError, match=r"usable pictures of 1 class \(a\); expected two or more. Left out:\n.*0 bytes"
-    ):
-        images(folder, image_size=16, max_bad=1.0)
+    with pytest.raises(ValueError, match=r"usable images of 1 class \(a\); expected two or more. Left out:\n.*0 bytes"):
+        load_images(folder, image_size=16, max_bad=1.0)
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 1), (16, 32, 3)])
 def test_a_backbone_that_takes_no_square_colours(tmp_path, shape):
-    found = images(pictures(str(tmp_path / "photos")), image_size=16)
-    with pytest.raises(ValueError, match=r"small takes inputs of shape .*expected square pictures of one size with 3"):
-        tune_pictures(found, tmp_path / "run", backbone=net(shape), plan=Plan.named("probe", epochs=1))
+    found = load_images(pictures(str(tmp_path / "photos")), image_size=16)
+    with pytest.raises(ValueError, match=r"small takes inputs of shape .*expected square images of one size with 3"):
+        tune_images(found, tmp_path / "run", backbone=net(shape), plan=Plan.named("probe", epochs=1))
     assert not (tmp_path / "run").exists()
 
 
@@ -101,7 +99,7 @@ def test_weights_that_are_no_numbers():
 
 def examples(n=8, top=2, seed=0):
     rng = np.random.default_rng(seed)
-    return Examples(x=rng.normal(size=(n, 16, 16, 3)).astype("float32"), y=np.arange(n) % top)
+    return Dataset(x=rng.normal(size=(n, 16, 16, 3)).astype("float32"), y=np.arange(n) % top)
 
 
 def compiled():
@@ -112,30 +110,30 @@ def compiled():
 
 def test_a_plan_that_never_moves_a_new_head():
     plan = Plan([Phase(name="low", epochs=1, train=("stage1",))])
-    with pytest.raises(ValueError, match="The head is new, all zeros, and no phase moves it"):
-        tune(compiled(), plan, (examples(), examples(seed=1)))
+    with pytest.raises(ValueError, match="The new head is all zeros and no phase trains it"):
+        fine_tune(compiled(), plan, examples(), validation_data=examples(seed=1))
 
 
 def test_validation_labels_out_of_range():
     plan = Plan([Phase(name="a", epochs=1, train="head")])
     with pytest.raises(ValueError, match="labels go from 0 to 2 and the model has 2 classes"):
-        tune(compiled(), plan, (examples(), examples(top=3)))
+        fine_tune(compiled(), plan, examples(), validation_data=examples(top=3))
 
 
 def test_more_views_than_epochs_and_batches_larger_than_the_data():
     """No more is kept than is read, and no more memory taken."""
     seen = []
 
-    class Watch(keras.callbacks.Callback):
+    class Watch(TuneCallback):
         def on_precompute(self, done, total):
             seen.append(total)
 
     def change(x, seed):
         return x + 1.0
 
-    data = Examples(x=examples().x, y=examples().y, augment=change)
+    data = Dataset(x=examples().x, y=examples().y, augment=change)
     plan = Plan([Phase(name="a", epochs=2, train="head", views=10**9)])
-    history = tune(compiled(), plan, (data, examples(seed=1)), batch_size=10**9, callbacks=[Watch()])
+    history = fine_tune(compiled(), plan, data, validation_data=examples(seed=1), batch_size=10**9, callbacks=[Watch()])
     assert set(seen) == {3}
     assert len(history.epoch) == 2
 

@@ -9,7 +9,7 @@ from PIL import Image
 keras = pytest.importorskip("keras")
 from keras import layers
 
-from thaw.cli import main
+from thaw.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def commands(place, model, out):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("gray", "gray.keras takes inputs of shape (16, 16, 1); expected square pictures of one size with 3 channels"),
-        ("wide", "wide.keras takes inputs of shape (8, 16, 3); expected square pictures of one size with 3 channels"),
-        ("any", "any.keras takes pictures of any size; say which is meant: --image-size 224"),
+        ("gray", "gray.keras takes inputs of shape (16, 16, 1); expected square images of one size with 3 channels"),
+        ("wide", "wide.keras takes inputs of shape (8, 16, 3); expected square images of one size with 3 channels"),
+        ("any", "any.keras takes images of any size; choose one: --image-size 224"),
         ("two", "two.keras: two has 1 inputs and 2 outputs; expected one of each"),
     ],
 )
@@ -62,12 +62,12 @@ def test_a_model_that_takes_no_square_colours(place, tmp_path, capsys, name, exp
         assert (code, out) == (2, ""), command
         assert err.splitlines()[-1].startswith("thaw: "), command  # one line
         assert expected in err, command
-        assert "pictures of 2 classes" not in err, command  # before any is read
+        assert "images of 2 classes" not in err, command  # before any is read
     assert not (tmp_path / "run").exists()
 
 
 def test_a_net_with_one_stage_below_its_head(place, capsys, monkeypatch):
-    import thaw.tuning.find_learning_rate as home
+    import thaw.advice.lr_range as home
 
     seen = []
 
@@ -75,7 +75,7 @@ def test_a_net_with_one_stage_below_its_head(place, capsys, monkeypatch):
         seen.append(len(model.trainable_variables))
         return home.RangeTest(np.ones(2), np.ones((1, 2)), 1.0, 1.0, 1.0, "Suggested: 1.")
 
-    monkeypatch.setattr(home, "find_learning_rate", look)
+    monkeypatch.setattr(home, "lr_finder", look)
     command = ("find-rate", place / "photos", "-m", place / "small.keras")
     assert thaw(capsys, *command)[0] == 0
     assert seen == [4]  # of the one stage and the head
@@ -117,7 +117,7 @@ def test_a_message_that_tensorflow_wrote_around(capsys, monkeypatch):
     def fail(*args, **kwargs):
         raise ValueError('in user code:\n\n    File "x.py", line 1, in call  *\n\n    ValueError: The net is odd.\n')
 
-    monkeypatch.setattr("thaw.jobs.check_path.check_path", fail)
+    monkeypatch.setattr("thaw.workflow.check", fail)
     assert thaw(capsys, "check", "x")[2] == "thaw: The net is odd.\n"
 
 
@@ -133,7 +133,7 @@ def test_a_run_folder_that_is_a_file(place, tmp_path, capsys):
 def test_too_few_pictures_for_advice(place, capsys):
     code, _, err = thaw(capsys, "advise", place / "photos", "-m", place / "small.keras")
     assert code == 2
-    assert "too few for advice (at least 20 of each): take more pictures, or tune without advice: thaw tune" in err
+    assert "too few for advice (at least 20 of each): take more images, or fine-tune without advice: thaw tune" in err
 
 
 def test_a_class_under_two_names(place, tmp_path, capsys):
@@ -160,7 +160,7 @@ def test_as_many_bad_files_as_are_put_up_with(place, tmp_path, capsys):
     command = ("probe", tmp_path / "photos", "-m", place / "small.keras")
     code, _, err = thaw(capsys, *command)
     assert code == 2
-    assert "2 of 24 files are bad, more than the 5% that are put up with" in err
+    assert "2 of 24 files are bad, more than the accepted 5%" in err
     assert thaw(capsys, *command, "--max-bad", "0.1")[0] == 0
 
 

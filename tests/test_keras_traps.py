@@ -13,7 +13,7 @@ keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 from keras import layers
 
-from thaw import Examples, Phase, Plan, attach_head, freeze, per_stage, stages_of, tune
+from thaw import Dataset, Phase, Plan, attach_head, fine_tune, freeze, layerwise_lr_decay, stages_of
 
 ROOT = Path(__file__).parents[1]
 SPARSE = "sparse_categorical_crossentropy"
@@ -117,8 +117,8 @@ def test_3_keras_refuses_an_optimizer_of_other_variables():
 def test_3_tune_has_an_optimizer_for_each_phase():
     model = net()
     model.compile(keras.optimizers.Adam(), SPARSE, metrics=["accuracy"])
-    history = tune(model, Plan([phase(), phase("all", 1, "all")]), (data(), data()))
-    assert history.moved["all"][0]["weights"] > 0
+    history = fine_tune(model, Plan([phase(), phase("all", 1, "all")]), *data(), validation_data=data())
+    assert history.weight_change["all"][0]["weights"] > 0
 
 
 # 4. Scaled gradients do nothing under Adam.
@@ -127,7 +127,7 @@ def test_3_tune_has_an_optimizer_for_each_phase():
 def test_4_scaling_the_gradient_does_nothing_and_per_stage_does():
     def step(scale, decay):
         model = net()
-        optimizer = per_stage(keras.optimizers.Adam(1e-2, epsilon=1e-12), stages_of(model), decay)
+        optimizer = layerwise_lr_decay(keras.optimizers.Adam(1e-2, epsilon=1e-12), stages_of(model), decay)
         kernel = model.get_layer("dense").kernel
         start = kernel.numpy()
         optimizer.build(model.trainable_variables)
@@ -154,7 +154,7 @@ def test_6_keras_remembers_the_class(tmp_path):
 
 def test_5_and_6_the_optimizer_stays_one_of_keras_with_one_rate_and_one_clip_norm(tmp_path):
     model = net()
-    optimizer = per_stage(keras.optimizers.Adam(0.1, global_clipnorm=1.0), stages_of(model), 0.5)
+    optimizer = layerwise_lr_decay(keras.optimizers.Adam(0.1, global_clipnorm=1.0), stages_of(model), 0.5)
     assert type(optimizer) is keras.optimizers.Adam
     assert (float(optimizer.learning_rate), optimizer.global_clipnorm) == (pytest.approx(0.1), 1.0)
     fit(model, optimizer)
@@ -183,7 +183,7 @@ def test_8_a_bad_second_phase_does_not_win():
     model = net()
     model.compile("sgd", SPARSE, metrics=["accuracy"])
     ruin = phase("ruin", 1, "all", learning_rate=1e3, schedule="constant", warmup=0)
-    history = tune(model, Plan([phase(epochs=3, learning_rate=0.5), ruin]), (data(), data()))
+    history = fine_tune(model, Plan([phase(epochs=3, learning_rate=0.5), ruin]), *data(), validation_data=data())
     model.compile(loss=SPARSE, metrics=["accuracy"])
     x, y = data()
     assert model.evaluate(x, y, verbose=0)[1] == pytest.approx(max(history.history["val_accuracy"]))
@@ -202,15 +202,15 @@ def test_9_a_later_phase_goes_on_with_what_it_moves(tmp_path):
         model = net()
         model.compile(keras.optimizers.Adam(), SPARSE, metrics=["accuracy"])
         plan = Plan([phase(), phase("all", 2, "all")])
-        history = tune(model, plan, (data(), data()), folder=folder, callbacks=callbacks)
+        history = fine_tune(model, plan, *data(), validation_data=data(), backup_dir=folder, callbacks=callbacks)
         return model, history
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Kill())
     model, history = run(tmp_path)
     whole, expected = run(None)
-    assert history.moved == expected.moved
-    assert history.moved["all"][0]["weights"] > 0
+    assert history.weight_change == expected.weight_change
+    assert history.weight_change["all"][0]["weights"] > 0
     assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(model.weights, whole.weights))
 
 
@@ -228,10 +228,10 @@ def test_10_the_head_is_float32():
 # 12. Importing Keras takes seconds.
 
 
-@pytest.mark.parametrize("what", ["import thaw", "import thaw.cli", "help"])
+@pytest.mark.parametrize("what", ["import thaw", "import thaw.cli.main", "help"])
 def test_12_keras_is_imported_late(what):
     code = {
-        "help": "import sys\nsys.argv = ['thaw', '--help']\nfrom thaw.cli import main\n"
+        "help": "import sys\nsys.argv = ['thaw', '--help']\nfrom thaw.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
     }.get(what, what)
     code += "\nimport sys\nprint('LATE', sorted({'keras', 'tensorflow', 'sklearn'} & set(sys.modules)))"
@@ -262,7 +262,7 @@ def orders(fit_data, **options):
 
 def test_17_the_order_changes_with_the_epoch():
     x = np.arange(16, dtype="float32")[:, None]
-    first, second = orders((Examples(x=x, y=x[:, 0]).epochs(4, seed=1),), steps_per_epoch=4)
+    first, second = orders((Dataset(x=x, y=x[:, 0]).epochs(4, seed=1),), steps_per_epoch=4, shuffle=False)
     assert sorted(first) == sorted(second) == list(range(16))
     assert first != second
 
@@ -273,7 +273,7 @@ def test_17_the_order_changes_with_the_epoch():
 def test_19_a_full_disk_leaves_the_old_file(tmp_path):
     code = (
         "import resource, signal, keras\n"
-        "from thaw.shipping.write_atomically import write_atomically\n"
+        "from thaw._files import write_atomically\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "small = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])\n"
         "large = keras.Sequential([keras.Input((500,)), keras.layers.Dense(500)])\n"
@@ -306,7 +306,7 @@ def test_20_keras_loads_a_flipped_bit(tmp_path):
 
 
 def test_20_a_run_folder_does_not(tmp_path):
-    from thaw.shipping.run_folder import verify_run, write_run
+    from thaw.runs.folder import verify_run, write_run
 
     tables = {"history": {"epoch": [1]}}
     write_run(tmp_path / "run", net(), ["a", "b"], plan="", tables=tables, metrics={})
@@ -325,7 +325,7 @@ def test_20_a_run_folder_does_not(tmp_path):
 def test_23_a_corrupt_picture_is_set_aside_by_name(tmp_path):
     from PIL import Image
 
-    from thaw.data.images import images
+    from thaw.data.images import load_images
 
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
@@ -336,8 +336,8 @@ def test_23_a_corrupt_picture_is_set_aside_by_name(tmp_path):
             picture.save(tmp_path / "photos" / name / f"{i}.{'webp' if i == 3 else 'png'}")
     bad = tmp_path / "photos" / "cat" / "5.png"
     bad.write_bytes(bad.read_bytes()[:60])
-    got = images(tmp_path / "photos", image_size=16, cache=tmp_path / "cache")
-    assert [Path(bad.path).name for bad in got.quarantine] == ["5.png"]
+    got = load_images(tmp_path / "photos", image_size=16, cache_dir=tmp_path / "cache")
+    assert [Path(bad.path).name for bad in got.rejected] == ["5.png"]
     used = [Path(file).name for files in got.files.values() for file in files]
     assert len(used) == 19
     assert "3.webp" in used  # which Keras leaves out, silently

@@ -20,12 +20,12 @@ phases = st.builds(
     learning_rate=st.one_of(st.floats(0, exclude_min=True, allow_infinity=False), st.integers(1, 10**30)),
     schedule=st.sampled_from(["cosine", "linear", "constant"]),
     warmup=shares,
-    stage_decay=st.floats(0, 1, exclude_min=True),
+    layer_decay=st.floats(0, 1, exclude_min=True),
     batchnorm=st.sampled_from(["frozen", "trained"]),
     patience=st.integers(0, 50),
     views=st.integers(0, 50),
-    anchor=st.floats(0, 10),
-    precision=st.sampled_from(["float32", "float16"]),
+    l2_sp=st.floats(0, 10),
+    cache_dtype=st.sampled_from(["float32", "float16"]),
 )
 plans = st.lists(phases, min_size=1, max_size=4, unique_by=lambda p: p.name).map(Plan)
 
@@ -60,7 +60,7 @@ def test_what_is_left_out_is_the_default():
     (phase,) = Plan.from_toml('[[phase]]\nname = "a"\nepochs = 2\n')
     assert phase == Phase(name="a", epochs=2)
     assert (phase.train, phase.learning_rate, phase.schedule, phase.warmup) == ("all", 1e-4, "cosine", 0.1)
-    assert (phase.stage_decay, phase.batchnorm, phase.patience, phase.views) == (1.0, "frozen", 0, 0)
+    assert (phase.layer_decay, phase.batchnorm, phase.patience, phase.views) == (1.0, "frozen", 0, 0)
 
 
 def test_a_list_of_stages_becomes_a_tuple():
@@ -128,18 +128,18 @@ def test_a_bad_file_says_what_to_write(text, message):
         ("learning_rate", None, "a number above 0"),
         ("schedule", "cosin", "one of cosine, linear, constant"),
         ("schedule", ["cosine"], "one of cosine, linear, constant"),
-        ("warmup", -0.1, "a share from 0 to 1"),
-        ("warmup", 1.1, "a share from 0 to 1"),
-        ("warmup", math.nan, "a share from 0 to 1"),
-        ("warmup", False, "a share from 0 to 1"),
-        ("stage_decay", 0, "above 0, at most 1"),
-        ("stage_decay", 1.5, "above 0, at most 1"),
+        ("warmup", -0.1, "a number from 0 to 1"),
+        ("warmup", 1.1, "a number from 0 to 1"),
+        ("warmup", math.nan, "a number from 0 to 1"),
+        ("warmup", False, "a number from 0 to 1"),
+        ("layer_decay", 0, "above 0, at most 1"),
+        ("layer_decay", 1.5, "above 0, at most 1"),
         ("batchnorm", True, '"frozen" or "trained"'),
         ("batchnorm", "thawed", '"frozen" or "trained"'),
         ("patience", -1, "a whole number from 0"),
         ("patience", True, "a whole number from 0"),
-        ("anchor", -0.1, "a number from 0"),
-        ("precision", "int8", '"float32" or "float16"'),
+        ("l2_sp", -0.1, "a number from 0"),
+        ("cache_dtype", "int8", '"float32" or "float16"'),
         ("views", 1.5, "a whole number from 0"),
         ("views", -1, "a whole number from 0"),
     ],
@@ -185,7 +185,7 @@ def test_named_plans():
     assert [p.train for p in gradual] == ["head", 1, 2, 3]
     assert [p.learning_rate for p in gradual[1:]] == pytest.approx([6e-4, 3e-4, 2e-4])
     (full,) = Plan.named("full")
-    assert (full.train, full.learning_rate, full.stage_decay) == ("all", 1e-4, 0.7)
+    assert (full.train, full.learning_rate, full.layer_decay) == ("all", 1e-4, 0.7)
     for name in PLANS:
         assert Plan.from_toml(Plan.named(name).to_toml()) == Plan.named(name)
         assert all(phase.batchnorm == "frozen" for phase in Plan.named(name))
@@ -213,12 +213,12 @@ def test_printed():
     plan = Plan(
         [
             head(epochs=10, train="head", learning_rate=1e-3),
-            Phase(name="tune", epochs=5, train=2, learning_rate=5e-4, stage_decay=0.7),
+            Phase(name="tune", epochs=5, train=2, learning_rate=5e-4, layer_decay=0.7),
             Phase(name="b", epochs=1, train=("stage3", "head"), schedule="constant", batchnorm="trained"),
         ]
     )
     assert str(plan).splitlines() == [
-        "phase  epochs  moves        rate                  schedule  batchnorm",
+        "phase  epochs  train        rate                  schedule  batchnorm",
         "head       10  head         0.001                 cosine    frozen",
         "tune        5  head + 2     0.0005 x 0.7 a stage  cosine    frozen",
         "b           1  stage3 head  0.0001                constant  trained",

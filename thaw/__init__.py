@@ -8,89 +8,48 @@ Example:
     5
 """
 
-__version__ = "0.1.0"
+from thaw._namespace import namespace
 
-_HOME = {
-    "Advisor": "thaw.advising.advise",
-    "CannotSplit": "thaw.tuning.flatten",
-    "Examples": "thaw.examples",
-    "OldTask": "thaw.jobs.old_task",
+__version__ = "0.2.0"
+
+_MODULES = {
+    "Advice": "thaw.advice.result",
+    "Classification": "thaw.tasks",
+    "Dataset": "thaw.data.dataset",
+    "Finding": "thaw.checks",
     "Phase": "thaw.plan",
     "Plan": "thaw.plan",
-    "Stage": "thaw.stages",
-    "advise": "thaw.advising.advise",
-    "agreement": "thaw.measuring.agreement",
-    "anchored": "thaw.tuning.anchored",
-    "attach_head": "thaw.tuning.attach_head",
-    "augment": "thaw.data.augment",
-    "average": "thaw.tuning.average",
-    "backbone": "thaw.backbones.backbone",
-    "cache_folder": "thaw.jobs.cache_folder",
-    "check_path": "thaw.jobs.check_path",
-    "compare": "thaw.advising.compare",
-    "decode": "thaw.data.decode",
-    "distill": "thaw.tuning.distill",
-    "dry_run": "thaw.tuning.dry_run",
-    "estimate_batchnorm": "thaw.tuning.estimate_batchnorm",
-    "evaluate": "thaw.measuring.evaluate",
-    "evaluate_run": "thaw.jobs.evaluate_run",
-    "find_learning_rate": "thaw.tuning.find_learning_rate",
-    "fisher": "thaw.tuning.fisher",
-    "freeze": "thaw.tuning.freeze",
-    "gradient_ratio": "thaw.measuring.gradient_ratio",
-    "greedy_average": "thaw.tuning.greedy_average",
-    "h_score": "thaw.measuring.h_score",
-    "images": "thaw.data.images",
-    "interpolate": "thaw.tuning.interpolate",
-    "keep_stages": "thaw.tuning.keep_stages",
-    "learning_curve": "thaw.measuring.learning_curve",
-    "leep": "thaw.measuring.leep",
-    "linear_cka": "thaw.measuring.cka",
-    "load_run": "thaw.shipping.run_folder",
-    "lock_run": "thaw.shipping.lock_run",
-    "log_me": "thaw.measuring.log_me",
-    "movement": "thaw.tuning.movement",
-    "nce": "thaw.measuring.nce",
-    "old_answers": "thaw.tuning.distill",
-    "old_task": "thaw.jobs.old_task",
-    "per_stage": "thaw.tuning.per_stage",
-    "precompute": "thaw.tuning.precompute",
-    "predict": "thaw.shipping.predict",
-    "predict_files": "thaw.jobs.predict_files",
-    "predict_probabilities": "thaw.measuring.predict_probabilities",
-    "preflight": "thaw.tuning.preflight",
-    "probe": "thaw.measuring.probe",
-    "rank": "thaw.measuring.rank",
-    "rehearse": "thaw.data.rehearse",
-    "reinitialise": "thaw.tuning.reinitialise",
-    "reproducible": "thaw.jobs.reproducible",
-    "rescue": "thaw.tuning.rescue",
-    "retention": "thaw.measuring.retention",
-    "schedule": "thaw.tuning.schedule",
-    "scores": "thaw.measuring.scores",
-    "split": "thaw.tuning.split",
-    "stage_cka": "thaw.measuring.cka",
-    "stage_features": "thaw.measuring.stage_features",
-    "stage_grams": "thaw.measuring.cka",
-    "stages_of": "thaw.stages",
-    "tune": "thaw.tuning.tune",
-    "tune_pictures": "thaw.jobs.tune_pictures",
-    "verify_run": "thaw.shipping.run_folder",
-    "write_run": "thaw.shipping.run_folder",
+    "Run": "thaw.runs.folder",
+    "Splits": "thaw.data.splits",
+    "Stage": "thaw.models.stages",
+    "TuneCallback": "thaw.training.callbacks",
+    "advise": "thaw.advice.advise",
+    "as_dataset": "thaw.data.conversion",
+    "attach_head": "thaw.models.heads",
+    "augment": "thaw.data.augmentation",
+    "backbone": "thaw.models.backbone",
+    "check": "thaw.workflow",
+    "compare": "thaw.advice.compare",
+    "evaluate": "thaw.features.predictions",
+    "find_rate": "thaw.workflow",
+    "fine_tune": "thaw.finetune",
+    "forecast": "thaw.training.forecasting",
+    "freeze": "thaw.training.freezing",
+    "layerwise_lr_decay": "thaw.training.optimizers",
+    "list_cache": "thaw.features.cache_folder",
+    "load_images": "thaw.data.images",
+    "lr_finder": "thaw.advice.lr_range",
+    "open_run": "thaw.runs.folder",
+    "precompute": "thaw.features.precompute",
+    "predict": "thaw.runs.predictor",
+    "preflight": "thaw.checks",
+    "probe": "thaw.transfer.probing",
+    "rank": "thaw.transfer.probing",
+    "seed_everything": "thaw.models.state",
+    "split_model": "thaw.features.split",
+    "stages_of": "thaw.models.stages",
+    "tune": "thaw.workflow",
+    "weight_change": "thaw.training.freezing",
 }
 
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name):
-    if name not in _HOME:
-        raise AttributeError(f"module 'thaw' has no attribute {name!r}")
-    import importlib
-
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = namespace(__name__, _MODULES)

@@ -1,6 +1,6 @@
 """``python -m thaw``: the command line."""
 
-from thaw.cli import main
+from thaw.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,43 +1,53 @@
-"""Plan and Phase: when what moves. Values that print, compare and go through TOML; they train nothing."""
+"""Plan and Phase: which stages train, at what rate, for how long."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
+import os
 import tomllib
+from pathlib import Path
 
-from thaw.number import plain_number
+from thaw._files import to_toml
+from thaw._validation import as_number
 
 SCHEDULES = ("cosine", "linear", "constant")
-PRECISIONS = ("float32", "float16")
+CACHE_DTYPES = ("float32", "float16")
 PLANS = ("probe", "probe_then_tune", "gradual", "full")
+# Keys of plan.toml that version 0.1 wrote under another name.
+RENAMED_KEYS = {"stage_decay": "layer_decay", "anchor": "l2_sp", "precision": "cache_dtype"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
-    """One stretch of training: which stages move, at what rate, for how long.
+    """One phase of training: which stages train, at what learning rate, for how many epochs.
 
     Args:
-        name: for people and for the history.
-        epochs: passes over the training data, at most.
-        train: ``"head"``; ``"all"``; a number ``n``, the head and the ``n`` stages below it; or stage names.
-        learning_rate: the peak, at the topmost stage.
-        schedule: ``"cosine"`` or ``"linear"`` fall to zero, ``"constant"`` stays; all start with the warm-up.
-        warmup: share of the phase's steps in which the rate rises from zero to its peak.
-        stage_decay: each stage below learns at this share of the rate of the one above: discriminative, or
-            layer-wise, learning rates (Howard and Ruder 2018).
-        batchnorm: ``"frozen"`` holds the statistics of BatchNorm; ``"trained"`` lets them move with their stage.
-        patience: stop the phase after this many epochs without a better validation score; 0 for never.
-        views: augmented versions of each example, fixed, one for each epoch in turn, so that what stands still
-            is run once for each and not in every epoch; 0 for new ones in every epoch.
-        anchor: pull the weights back to where the run began, the head's left free: the strength of L2-SP (Li et al.
-            2018), where 0.001 to 0.1 is usual; 0 for none.
-        precision: what is kept of the standing part's output: ``"float32"``, or ``"float16"`` for half the disk.
+        name: name of the phase, in the history and in messages.
+        epochs: maximum number of passes over the training data.
+        train: ``"head"``; ``"all"``; an integer ``n`` for the head and the ``n`` stages below it; or a tuple of stage
+            names. The rest of the model is frozen. Defaults to ``"all"``.
+        learning_rate: peak learning rate, of the topmost trainable stage. Defaults to 1e-4.
+        schedule: ``"cosine"`` or ``"linear"`` decay to zero, or ``"constant"``; each begins with the warm-up. Defaults
+            to ``"cosine"``.
+        warmup: fraction of the phase's steps, 0 to 1, in which the rate rises linearly from zero to its peak. Defaults
+            to 0.1.
+        layer_decay: layerwise learning-rate decay (Howard and Ruder 2018): the factor, above 0 and at most 1, from the
+            rate of a stage to that of the stage below it. Defaults to 1.0, the same rate everywhere.
+        batchnorm: ``"frozen"`` keeps the moving statistics of BatchNormalization; ``"trained"`` updates those of
+            trainable stages. Defaults to ``"frozen"``.
+        patience: end the phase after this many epochs without a better validation score. Defaults to 0, never.
+        views: number of fixed augmented versions of each example, used in turn, one an epoch, so that the frozen
+            prefix is run once for each version instead of in every epoch. Defaults to 0, a new augmentation in every
+            epoch.
+        l2_sp: strength of L2-SP regularization (Li et al. 2018), which penalizes the distance of the backbone's weights
+            from their values at the start of the run; 0.001 to 0.1 is usual. Defaults to 0.0, none.
+        cache_dtype: dtype of the cached features: ``"float32"``, or ``"float16"`` for half the disk space. Defaults to
+            ``"float32"``.
 
     Raises:
-        ValueError: a value that cannot be meant; the message says which, and what is expected.
+        ValueError: a value is invalid; the message names it and says what is expected.
 
     Example:
         >>> from thaw import Phase
@@ -51,52 +61,59 @@ class Phase:
     learning_rate: float = 1e-4
     schedule: str = "cosine"
     warmup: float = 0.1
-    stage_decay: float = 1.0
+    layer_decay: float = 1.0
     batchnorm: str = "frozen"
     patience: int = 0
     views: int = 0
-    anchor: float = 0.0
-    precision: str = "float32"
+    l2_sp: float = 0.0
+    cache_dtype: str = "float32"
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, plain_number(getattr(self, field.name)))
+            object.__setattr__(self, field.name, as_number(getattr(self, field.name)))
         _expect(isinstance(self.name, str) and self.name.strip(), self, "name", "a word")
-        _expect(_whole(self.epochs) and self.epochs >= 1, self, "epochs", "a whole number from 1")
+        _expect(_is_integer(self.epochs) and self.epochs >= 1, self, "epochs", "a whole number from 1")
         if isinstance(self.train, list):
             object.__setattr__(self, "train", tuple(self.train))
         _expect(
-            (_whole(self.train) and self.train >= 0)
+            (_is_integer(self.train) and self.train >= 0)
             or (isinstance(self.train, str) and self.train.strip())
             or (isinstance(self.train, tuple) and self.train and all(isinstance(s, str) for s in self.train)),
             self,
             "train",
             '"head", "all", a number of stages below the head, or a list of stage names',
         )
-        _expect(_number(self.learning_rate) and self.learning_rate > 0, self, "learning_rate", "a number above 0")
+        _expect(_is_finite(self.learning_rate) and self.learning_rate > 0, self, "learning_rate", "a number above 0")
         _expect(self.schedule in SCHEDULES, self, "schedule", f"one of {', '.join(SCHEDULES)}")
-        _expect(_number(self.warmup) and 0 <= self.warmup <= 1, self, "warmup", "a share from 0 to 1")
-        _expect(_number(self.stage_decay) and 0 < self.stage_decay <= 1, self, "stage_decay", "above 0, at most 1")
+        _expect(_is_finite(self.warmup) and 0 <= self.warmup <= 1, self, "warmup", "a number from 0 to 1")
+        _expect(_is_finite(self.layer_decay) and 0 < self.layer_decay <= 1, self, "layer_decay", "above 0, at most 1")
         _expect(self.batchnorm in ("frozen", "trained"), self, "batchnorm", '"frozen" or "trained"')
-        _expect(_whole(self.patience) and self.patience >= 0, self, "patience", "a whole number from 0")
-        _expect(_whole(self.views) and self.views >= 0, self, "views", "a whole number from 0")
-        _expect(_number(self.anchor) and self.anchor >= 0, self, "anchor", "a number from 0")
-        _expect(self.precision in PRECISIONS, self, "precision", '"float32" or "float16"')
+        _expect(_is_integer(self.patience) and self.patience >= 0, self, "patience", "a whole number from 0")
+        _expect(_is_integer(self.views) and self.views >= 0, self, "views", "a whole number from 0")
+        _expect(_is_finite(self.l2_sp) and self.l2_sp >= 0, self, "l2_sp", "a number from 0")
+        _expect(self.cache_dtype in CACHE_DTYPES, self, "cache_dtype", '"float32" or "float16"')
 
     @property
     def versions(self):
-        """How many of the views its epochs can come to."""
+        """Number of augmented versions that its epochs use."""
         return min(self.views, self.epochs)
+
+    @property
+    def trains_backbone(self):
+        """Whether it trains anything but the head."""
+        return self.train not in ("head", 0, ("head",))
 
 
 class Plan(tuple):
-    """An immutable sequence of phases.
+    """Describe a fine-tuning run as an immutable sequence of phases.
+
+    A plan is a tuple of :class:`Phase`: it prints, compares, and converts to TOML and back.
 
     Args:
-        phases: the :class:`Phase` objects, first to last; at least one, with names that differ.
+        phases: iterable of :class:`Phase`, in order; at least one, each with a name of its own.
 
     Raises:
-        ValueError: no phase, two of one name, or something that is not a phase.
+        ValueError: there is no phase, two have the same name, or an item is not a :class:`Phase`.
 
     Example:
         >>> from thaw import Phase, Plan
@@ -104,7 +121,7 @@ class Plan(tuple):
         >>> Plan.from_toml(plan.to_toml()) == plan
         True
         >>> print(Plan.named("probe"))
-        phase  epochs  moves  rate   schedule  batchnorm
+        phase  epochs  train  rate   schedule  batchnorm
         head       10  head   0.001  cosine    frozen
     """
 
@@ -127,13 +144,13 @@ class Plan(tuple):
         return f"Plan({list(self)!r})"
 
     def __str__(self):
-        rows = [("phase", "epochs", "moves", "rate", "schedule", "batchnorm")]
+        rows = [("phase", "epochs", "train", "rate", "schedule", "batchnorm")]
         for p in self:
-            moves = " ".join(p.train) if isinstance(p.train, tuple) else str(p.train)
-            if _whole(p.train):
-                moves = f"head + {p.train}"
-            rate = f"{p.learning_rate:g}" + (f" x {p.stage_decay:g} a stage" if p.stage_decay < 1 else "")
-            rows.append((p.name, str(p.epochs), moves, rate, p.schedule, p.batchnorm))
+            train = " ".join(p.train) if isinstance(p.train, tuple) else str(p.train)
+            if _is_integer(p.train):
+                train = f"head + {p.train}"
+            rate = f"{p.learning_rate:g}" + (f" x {p.layer_decay:g} a stage" if p.layer_decay < 1 else "")
+            rows.append((p.name, str(p.epochs), train, rate, p.schedule, p.batchnorm))
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = []
         for row in rows:
@@ -143,52 +160,59 @@ class Plan(tuple):
 
     @property
     def epochs(self):
-        """All epochs of all phases."""
+        """Number of epochs of all phases together."""
         return sum(phase.epochs for phase in self)
 
     @classmethod
     def named(cls, name, *, head_epochs=None, epochs=None, learning_rate=None):
-        """One of the plans with a name.
+        """Make one of the predefined plans.
 
-        ``probe`` trains the head only. ``probe_then_tune`` goes on with the head and the top two stages
-        (Kumar et al. 2022). ``gradual`` unfreezes stage by stage (Howard and Ruder 2018). ``full`` moves
-        everything at once, at a small rate.
+        ``probe`` trains the head alone. ``probe_then_tune`` goes on with the head and the top two stages
+        (Kumar et al. 2022). ``gradual`` unfreezes stage by stage (Howard and Ruder 2018). ``full`` trains the whole
+        model at once, at a small learning rate.
 
         Args:
             name: ``"probe"``, ``"probe_then_tune"``, ``"gradual"`` or ``"full"``.
-            head_epochs: epochs of the head alone, where the plan has such a phase.
+            head_epochs: epochs of the phase that trains the head alone, where the plan has one.
             epochs: epochs of each later phase, or of the only one.
-            learning_rate: the peak of the phases that move the backbone (of the head, in ``probe``).
+            learning_rate: peak rate of the phases that train the backbone (of the head, in ``probe``).
+
+        Returns:
+            A :class:`Plan`.
 
         Raises:
-            ValueError: no plan has that name.
+            ValueError: no predefined plan has that name.
         """
         if name not in PLANS:
             raise ValueError(f'There is no plan "{name}"; expected {_alternatives(name, PLANS)}, or a TOML file.')
         if name == "probe":
-            rate, passes = _given(learning_rate, 1e-3), _given(epochs, _given(head_epochs, 10))
+            rate, passes = _default(learning_rate, 1e-3), _default(epochs, _default(head_epochs, 10))
             return cls([Phase(name="head", epochs=passes, train="head", learning_rate=rate, views=4)])
         if name == "full":
-            rate, passes = _given(learning_rate, 1e-4), _given(epochs, 10)
-            return cls([Phase(name="all", epochs=passes, learning_rate=rate, stage_decay=0.7)])
-        rate = _given(learning_rate, 5e-4)
-        head = Phase(name="head", epochs=_given(head_epochs, 5), train="head", learning_rate=1e-3, views=4)
-        top = {"stage_decay": 0.7, "views": 4}
+            rate, passes = _default(learning_rate, 1e-4), _default(epochs, 10)
+            return cls([Phase(name="all", epochs=passes, learning_rate=rate, layer_decay=0.7)])
+        rate = _default(learning_rate, 5e-4)
+        head = Phase(name="head", epochs=_default(head_epochs, 5), train="head", learning_rate=1e-3, views=4)
+        top = {"layer_decay": 0.7, "views": 4}
         if name == "probe_then_tune":
-            return cls([head, Phase(name="tune", epochs=_given(epochs, 12), train=2, learning_rate=rate, **top)])
-        passes = _given(epochs, 4)
+            return cls([head, Phase(name="tune", epochs=_default(epochs, 12), train=2, learning_rate=rate, **top)])
+        passes = _default(epochs, 4)
         later = [Phase(name=f"top{n}", epochs=passes, train=n, learning_rate=rate / n, **top) for n in (1, 2, 3)]
         return cls([head, *later])
 
     @classmethod
     def from_toml(cls, text):
-        """Read a plan from TOML: one ``[[phase]]`` table a phase, its keys the arguments of :class:`Phase`.
+        """Read a plan from TOML.
 
         Args:
-            text: the contents of the file.
+            text: content of a plan file: a ``[[phase]]`` table for each phase, with the arguments of :class:`Phase` as
+                keys. The keys of version 0.1 (``stage_decay``, ``anchor``, ``precision``) are read too.
+
+        Returns:
+            A :class:`Plan`.
 
         Raises:
-            ValueError: not TOML, an unknown key, or a value that cannot be meant.
+            ValueError: invalid TOML, an unknown key, or an invalid value.
         """
         try:
             table = tomllib.loads(text)
@@ -203,6 +227,10 @@ class Plan(tuple):
         fields = [field.name for field in dataclasses.fields(Phase)]
         phases = []
         for number, entry in enumerate(entries, 1):
+            for old, new in RENAMED_KEYS.items():
+                if old in entry and new in entry:
+                    raise ValueError(f'Phase {number} has both "{old}" and its new name "{new}"; expected one.')
+            entry = {RENAMED_KEYS.get(key, key): value for key, value in entry.items()}
             for key in entry:
                 if key not in fields:
                     raise ValueError(f'Phase {number} has a key "{key}"; expected {_alternatives(key, fields)}.')
@@ -213,39 +241,90 @@ class Plan(tuple):
         return cls(phases)
 
     def to_toml(self):
-        """The plan as TOML that a person can edit and :meth:`from_toml` reads back unchanged."""
+        """Write the plan as TOML, to be edited by hand and read by :meth:`from_toml`.
+
+        Returns:
+            A string; :meth:`from_toml` makes an equal plan of it.
+        """
         blocks = []
         for phase in self:
             lines = ["[[phase]]"]
             for field in dataclasses.fields(phase):
-                lines.append(f"{field.name} = {_toml(getattr(phase, field.name))}")
+                lines.append(f"{field.name} = {to_toml(getattr(phase, field.name))}")
             blocks.append("\n".join(lines))
         return "\n\n".join(blocks) + "\n"
 
+    @classmethod
+    def load(cls, path):
+        """Read a plan file.
 
-def _toml(value):
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    if isinstance(value, str):
-        # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+        Args:
+            path: path of a TOML file, UTF-8.
+
+        Returns:
+            A :class:`Plan`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not a plan; the message names the file and the error.
+        """
+        path = Path(path)
+        if not path.is_file():
+            state = "is a folder" if path.is_dir() else "does not exist"
+            raise FileNotFoundError(f"{path} {state}; expected a plan in TOML.")
+        try:
+            return cls.from_toml(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def with_l2_sp(self, strength):
+        """Regularize the phases that train the backbone by L2-SP.
+
+        Args:
+            strength: the strength; see :class:`Phase`.
+
+        Returns:
+            A :class:`Plan`.
+
+        Raises:
+            ValueError: the strength is negative, or the plan trains the head alone.
+
+        Example:
+            >>> [phase.l2_sp for phase in Plan.named("probe_then_tune").with_l2_sp(0.01)]
+            [0.0, 0.01]
+        """
+        if not any(phase.trains_backbone for phase in self):
+            raise ValueError("The plan trains the head alone, which has no pre-trained weights; leave out l2_sp.")
+        return Plan(dataclasses.replace(p, l2_sp=strength) if p.trains_backbone else p for p in self)
+
+    def with_patience(self, patience):
+        """Stop each phase early.
+
+        Args:
+            patience: number of epochs without a better validation score; see :class:`Phase`.
+
+        Returns:
+            A :class:`Plan`.
+        """
+        return Plan(dataclasses.replace(phase, patience=patience) for phase in self)
 
 
-def _given(value, default):
+def _default(value, default):
     return default if value is None else value
 
 
-def _whole(value):
+def _is_integer(value):
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _number(value):
+def _is_finite(value):
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond what a float can hold
+    except OverflowError:  # an integer larger than any float
         return False
 
 
@@ -257,3 +336,43 @@ def _expect(holds, phase, field, expected):
 def _alternatives(given, allowed):
     close = difflib.get_close_matches(str(given), allowed, n=1)
     return f'"{close[0]}"' if close else "one of " + ", ".join(allowed)
+
+
+def read_plan(name, *, epochs=None, head_epochs=None, learning_rate=None, l2_sp=None, patience=None):
+    """Make a plan from the name of a predefined one, or read a plan file.
+
+    Args:
+        name: ``"probe"``, ``"probe_then_tune"``, ``"gradual"`` or ``"full"``; or the path of a ``.toml`` file, which
+            says all of the following itself.
+        epochs: epochs of each phase that trains the backbone.
+        head_epochs: epochs of the head alone.
+        learning_rate: peak rate of the phases that train the backbone.
+        l2_sp: strength of L2-SP in the phases that train the backbone.
+        patience: epochs without a better validation score after which a phase ends.
+
+    Returns:
+        A :class:`Plan`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an unknown name, an invalid file, or options together with a file.
+
+    Example:
+        >>> from thaw.plan import read_plan
+        >>> read_plan("probe", epochs=3).epochs
+        3
+    """
+    if is_plan_file(name):
+        if (epochs, head_epochs, learning_rate, l2_sp, patience) != (None,) * 5:
+            raise ValueError(
+                "Epochs, learning rates, L2-SP and patience are set in the plan file; leave these options out."
+            )
+        return Plan.load(name)
+    plan = Plan.named(name, epochs=epochs, head_epochs=head_epochs, learning_rate=learning_rate)
+    plan = plan if l2_sp is None else plan.with_l2_sp(l2_sp)
+    return plan if patience is None else plan.with_patience(patience)
+
+
+def is_plan_file(name):
+    """Whether the name of a plan is the path of a TOML file."""
+    return os.fspath(name).lower().endswith(".toml")

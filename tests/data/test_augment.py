@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from thaw.data.augment import augment
+from thaw.data.augmentation import augment
 
 ALL = {"flips": "both", "rotation": 0.1, "zoom": 0.2, "translation": 0.1, "contrast": 0.4, "brightness": 0.3}
 PICTURE = np.random.default_rng(0).uniform(0, 255, (32, 32, 3)).astype("float32")
@@ -95,14 +95,14 @@ def test_versions_that_follow_each_other_are_not_flipped_alike(warp):
 def test_one_warp_equals_the_layer_alone(name):
     from keras import layers
 
-    import thaw.data.augment as module
+    import thaw.data.augmentation as module
 
     value = 0.1
     made = augment(flips="none", **{name: value})(PICTURE, (4, 5))
     layer = {"rotation": layers.RandomRotation, "zoom": layers.RandomZoom}[name](value, seed=0)
     import tensorflow as tf
 
-    generator = module._draws()(tf.constant([4, 5]))
+    generator = module._seed_generator_class()(tf.constant([4, 5]))
     generator.count = {"rotation": 0, "zoom": 1}[name]
     batch = tf.constant(PICTURE)[None]
     expected = layer.transform_images(batch, layer.get_random_transformation(batch, seed=generator))[0]

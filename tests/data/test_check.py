@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from thaw.data.check import check_pictures
+from thaw.data.image_checks import check_images
 
 
 def read(data, key):
@@ -23,7 +23,7 @@ def check(folder, rows, splits=None, **options):
         files.append(str(folder / str(i)))
         if data is not None:
             (folder / str(i)).write_bytes(data)
-    return check_pictures(files, [label for _, label in rows], splits, read=read, **options)
+    return check_images(files, [label for _, label in rows], splits, read=read, **options)
 
 
 def test_good_and_bad_files(tmp_path):
@@ -42,12 +42,12 @@ def test_a_folder_a_pipe_and_a_broken_link_are_named_and_do_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     files = [str(tmp_path / name) for name in ("folder", "pipe", "link")]
-    bad = check_pictures(files, ["x"] * 3, read=read).bad
+    bad = check_images(files, ["x"] * 3, read=read).bad
     assert bad == {0: "is not a regular file", 1: "is not a regular file", 2: "does not exist"}
 
 
 def test_no_permission(tmp_path, monkeypatch):
-    import thaw.data.check as module
+    import thaw.data.image_checks as module
 
     def refuse(path, mode):
         raise PermissionError(13, "Permission denied", path)
@@ -57,9 +57,9 @@ def test_no_permission(tmp_path, monkeypatch):
 
 
 def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
-    import thaw.data.check as module
+    import thaw.data.image_checks as module
 
-    monkeypatch.setattr(module, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 2**20)
     checked = check(tmp_path, [(b"a" * (2**20 + 1), "cat")])
     assert checked.bad == {0: "is 1 MB large, over the limit of 1 MB"}
 
@@ -67,7 +67,7 @@ def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
 def test_one_picture_in_two_classes_is_bad_in_all_copies(tmp_path):
     # The third has other bytes and the same pixels.
     checked = check(tmp_path, [(b"a", "cat"), (b"a", "dog"), (b"a with a comment", "cat"), (b"b", "cat")])
-    reason = "is the same picture in different classes: 'cat' and 'dog'"
+    reason = "is the same image in different classes: 'cat' and 'dog'"
     assert checked.bad == {0: reason, 1: reason, 2: reason}
 
 
@@ -75,24 +75,24 @@ def test_one_picture_in_two_splits_is_kept_in_test_then_validation(tmp_path):
     rows = [(b"a", "cat"), (b"a", "cat"), (b"a", "cat"), (b"b", "cat"), (b"b2", "cat"), (b"c", "cat")]
     checked = check(tmp_path, rows, ["train", "validation", "test", "train", "validation", "train"])
     assert checked.bad == {
-        0: "is in train the same picture as in test, which is kept",
-        1: "is in validation the same picture as in test, which is kept",
-        3: "is in train the same picture as in validation, which is kept",
+        0: "is in train the same image as in test, which is used",
+        1: "is in validation the same image as in test, which is used",
+        3: "is in train the same image as in validation, which is used",
     }
 
 
 def test_copies_in_one_class_are_counted(tmp_path):
     one = check(tmp_path, [(b"a", "cat"), (b"a", "cat"), (b"b", "dog")])
     assert one.bad == {}
-    assert one.notes[0].startswith("1 picture is a copy of another in the same class")
+    assert one.notes[0].startswith("1 image is a copy of another in the same class")
     two = check(tmp_path, [(b"a", "cat"), (b"a", "cat"), (b"a", "cat")])
-    assert two.notes[0].startswith("2 pictures are copies of another")
+    assert two.notes[0].startswith("2 images are copies of another")
 
 
 def test_progress_counts_every_file(tmp_path):
     seen = []
     check(tmp_path, [(b"a", "x"), (b"", "x"), (b"c", "x")], progress=lambda *said: seen.append(said))
-    assert seen == [(i, 3, "looking at pictures") for i in (1, 2, 3)]
+    assert seen == [(i, 3, "checking images") for i in (1, 2, 3)]
 
 
 def test_a_full_disk_is_no_bad_picture(tmp_path):
@@ -101,9 +101,9 @@ def test_a_full_disk_is_no_bad_picture(tmp_path):
 
     (tmp_path / "a").write_bytes(b"a")
     with pytest.raises(OSError, match="the disk is full"):
-        check_pictures([str(tmp_path / "a")], ["x"], read=full)
+        check_images([str(tmp_path / "a")], ["x"], read=full)
 
 
 def test_columns_of_different_length():
     with pytest.raises(ValueError, match="there are 1 files and 2 labels, expected one for each"):
-        check_pictures(["a"], ["x", "y"], read=read)
+        check_images(["a"], ["x", "y"], read=read)

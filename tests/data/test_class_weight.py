@@ -3,21 +3,21 @@
 import numpy as np
 import pytest
 
-from thaw.data.class_weight import balanced_weights
+from thaw.data.splits import balanced_class_weight
 
 
 def test_weights_are_n_over_k_times_count():
     y = np.repeat([0, 1, 2], [6, 3, 1])
-    assert balanced_weights(y, 3) == {0: 10 / 18, 1: 10 / 9, 2: 10 / 3}
+    assert balanced_class_weight(y, 3) == {0: 10 / 18, 1: 10 / 9, 2: 10 / 3}
 
 
 def test_on_only_below_a_third():
-    assert balanced_weights(np.repeat([0, 1], [9, 3]), 2) is None
-    assert balanced_weights(np.repeat([0, 1], [10, 3]), 2) is not None
+    assert balanced_class_weight(np.repeat([0, 1], [9, 3]), 2) is None
+    assert balanced_class_weight(np.repeat([0, 1], [10, 3]), 2) is not None
 
 
 def test_a_class_without_examples_is_not_counted():
-    assert balanced_weights(np.repeat([0, 2], [4, 1]), 3) == {0: 5 / 8, 1: 1.0, 2: 5 / 2}
+    assert balanced_class_weight(np.repeat([0, 2], [4, 1]), 3) == {0: 5 / 8, 1: 1.0, 2: 5 / 2}
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ def test_a_class_without_examples_is_not_counted():
 )
 def test_bad_labels(y, message):
     with pytest.raises(ValueError, match=message):
-        balanced_weights(np.array(y, int), 2)
+        balanced_class_weight(np.array(y, int), 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from thaw.data.decode import decode
+from thaw.data.image_decoding import decode
 
 # Four quarters: red, green; blue, white. Sixteen pixels a side, so each quarter survives any filter inside.
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -203,7 +203,7 @@ NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     ("data", "reason"),
     [
         (b"", r"^is empty \(0 bytes\)$"),
-        (b"hello, this is text", "^is not a picture of a supported format"),
+        (b"hello, this is text", "^is not an image of a supported format"),
         (b"%PDF-1.7 ...", "^is a PDF document$"),
         (b'<?xml version="1.0"?><svg xmlns="x"/>', "^is an SVG drawing"),
         (b"8BPS\0\1", "^is a Photoshop file"),
@@ -218,7 +218,7 @@ NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
         (saved(Image.fromarray(NOISE), "TIFF")[:900], "^is (cut short|damaged|not a picture)"),
         (
             saved(Image.fromarray(NOISE), "PNG").replace(b"IDAT", b"IDAX"),
-            "^is (damaged|cut short|not a picture)",
+            "^is (damaged|cut short|not an image)",
         ),
     ],
 )

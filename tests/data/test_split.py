@@ -1,4 +1,4 @@
-"""Properties of the split by content."""
+"""split_by_content and split_by_time: properties, and splits computed by hand."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from thaw.data.split import split_by_content
+from thaw.data.splits import split_by_content, split_by_time
 
 
 def key(i):
@@ -142,7 +142,7 @@ def test_a_share_of_nothing_stays_empty():
         ({"clusters": [1, 2, 3]}, "there are 2 keys and 3 clusters, expected one for each"),
         (
             {"fractions": (0.5, 0.4)},
-            r"the shares of the splits are \(0.5, 0.4\), expected numbers from 0 to 1",
+            r"the fractions of the splits are \(0.5, 0.4\), expected numbers from 0 to 1",
         ),
         ({"fractions": (1.5, -0.5)}, "expected numbers from 0 to 1 that sum to 1"),
         ({"fractions": (float("nan"), 1)}, "expected numbers from 0 to 1 that sum to 1"),
@@ -155,3 +155,64 @@ def test_misfits(arguments, message):
 
 def test_nothing_to_split():
     assert split_by_content([], []).tolist() == []
+
+
+def test_split_by_time_takes_the_latest_for_the_test():
+    """Ten moments: 0.7 ends after the seventh; 0.85 lies between 0.8 and 0.9, and the first of the two is taken."""
+    times = [30, 10, 20, 100, 90, 40, 50, 80, 60, 70]
+    assert split_by_time(times, [key(i) for i in range(10)]).tolist() == [0, 0, 0, 2, 2, 0, 0, 1, 0, 0]
+
+
+def test_split_by_time_does_not_divide_a_moment():
+    times = [1, 1, 1, 2, 2, 2, 3, 3]  # up to 1: 3/8, up to 2: 6/8
+    assert (
+        split_by_time(times, [key(i) for i in range(8)], fractions=(0.5, 0.25, 0.25)).tolist()
+        == [0] * 3 + [1] * 3 + [2] * 2
+    )
+
+
+def test_split_by_time_keeps_a_group_in_the_split_of_its_latest_row():
+    """Patient p was there in 2001 and in 2010; in train it would bring what was seen in the test's time."""
+    times = [2001, 2002, 2003, 2004, 2010, 2009]
+    groups = ["p", None, None, None, "p", None]
+    split = split_by_time(times, [key(i) for i in range(6)], groups, fractions=(0.5, 0.25, 0.25))
+    # Components by their latest row: 2002, 2003, 2004 (3/6), 2009 (4/6), p in 2010 (6/6).
+    assert split.tolist() == [2, 0, 0, 0, 2, 1]
+
+
+def test_split_by_time_keeps_near_duplicates_and_copies_together():
+    keys = [key(0), key(1), key(2), key(0), key(4), key(5)]
+    split = split_by_time([1, 2, 3, 4, 5, 6], keys, clusters=[0, 1, 2, 3, 4, 2], fractions=(0.4, 0.3, 0.3))
+    # Components: 1 at 2 (1/6), 0 and 3 at 4 (3/6), 4 at 5 (4/6), 2 and 5 at 6 (6/6).
+    assert split.tolist() == [0, 0, 2, 0, 1, 2]
+
+
+def test_split_by_time_into_two():
+    assert split_by_time([3, 1, 2, 4], list("abcd"), fractions=(0.75, 0.25, 0)).tolist() == [0, 0, 0, 1]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.none() | st.sampled_from("pqrst")), min_size=3, max_size=40),
+    st.floats(0.1, 0.8),
+)
+def test_split_by_time_trains_on_nothing_later_than_its_end(rows, train):
+    times, groups = [time for time, _ in rows], [group for _, group in rows]
+    keys = [key(i) for i in range(len(rows))]
+    fractions = (train, (1 - train) / 2, 1 - train - (1 - train) / 2)
+    latest = [max(time for time, g in rows if g == group) if group else time for time, group in rows]
+    assume(len(set(latest)) >= 3)
+    split = split_by_time(times, keys, groups, fractions=fractions)
+    assert set(split) == {0, 1, 2}
+    alone = [i for i in range(len(rows)) if groups[i] is None]
+    for earlier in (0, 1):
+        end = max(times[i] for i in range(len(rows)) if split[i] <= earlier)
+        assert all(split[i] > earlier or times[i] <= end for i in alone)
+        assert all(times[i] > end for i in alone if split[i] > earlier)
+    for group in set(groups) - {None}:
+        assert len({split[i] for i in range(len(rows)) if groups[i] == group}) == 1
+
+
+def test_split_by_time_needs_a_moment_for_each_split():
+    with pytest.raises(ValueError, match=r"examples have 2 different times.*; expected at least 3, one for each"):
+        split_by_time([1, 2, 2, 1], list("abcd"))
+    assert split_by_time([], []).tolist() == []

@@ -1,0 +1,79 @@
+"""Nothing heavy is imported before it is needed, and the shell gets the exit codes it expects."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("keras", "tensorflow", "scipy", "sklearn", "numpy")
+
+
+def loaded_by(arguments):
+    """Run a command in an interpreter of its own; returns its exit code, and which heavy packages it imported."""
+    code = (
+        "import json, sys; sys.argv = ['thaw', *sys.argv[1:]]\n"
+        "from thaw.cli.main import main\n"
+        "try: main()\n"
+        f"except SystemExit as end: print(json.dumps([end.code, [m for m in {HEAVY} if m in sys.modules]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["tune", "--help"], 0),
+        (["find-rate", "-h"], 0),
+        (["tuna"], 2),
+        (["tune"], 2),
+        (["tune", "photos"], 2),
+        (["tune", "photos", "-o", "run", "--epochs", "three"], 2),
+        (["tune", "photos", "-o", "run", "--epoch", "3"], 2),
+        (["tune", "nowhere", "-o", "run"], 2),
+        (["tune", "nowhere", "-o", "run", "--optimizer", "adm"], 2),
+        (["advise", "nowhere"], 2),
+        (["compare", "nowhere"], 2),
+        (["plan", "probe", "--toml"], 0),
+        (["plan", "prob"], 2),
+        (["predict", "nowhere", "a.png"], 2),
+        (["evaluate", "nowhere"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_usage_errors_and_help_import_nothing_heavy(arguments, code):
+    assert loaded_by(arguments) == [code, []]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_show_completion_exits_with_0(shell):
+    env = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    command = [sys.executable, "-m", "thaw", "--show-completion", shell]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "_THAW_COMPLETE" in done.stdout
+
+
+def test_completion_lists_the_commands():
+    """As bash asks for it."""
+    env = os.environ | {"_THAW_COMPLETE": "complete_bash", "COMP_WORDS": "thaw tu", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-m", "thaw"], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "tune" in done.stdout.split()
+
+
+def test_completion_of_fish_exits_with_0_where_there_are_words():
+    """fish takes the exit code of ``is-args`` as its condition."""
+    env = os.environ | {"_THAW_COMPLETE": "complete_fish", "_TYPER_COMPLETE_ARGS": "thaw tu"}
+    for action in ("is-args", "get-args"):
+        done = subprocess.run(
+            [sys.executable, "-m", "thaw"],
+            capture_output=True,
+            text=True,
+            env=env | {"_TYPER_COMPLETE_FISH_ACTION": action},
+        )
+        assert done.returncode == 0, (action, done.stderr)

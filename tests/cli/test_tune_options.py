@@ -1,0 +1,167 @@
+"""The options of ``thaw tune``: optimizer, clipping, patience, precision, splits by column, and old names."""
+
+import csv
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from thaw.plan import Plan
+
+
+def short(place, *more):
+    return ("-m", place / "small.keras", "-p", "probe_then_tune", "--epochs", 1, "--head-epochs", 1, *more)
+
+
+def weights_of(run):
+    return json.loads((run / "manifest.json").read_text())["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", ["sgd", "lion"])
+def test_optimizer_of_another_kind_trains_with_rates_of_its_own(small_place, thaw, tmp_path, name):
+    code, _, err = thaw(
+        "tune", small_place / "photos", "-o", tmp_path / "run", *short(small_place, "--optimizer", name)
+    )
+    assert code == 0, err
+    scale = {"sgd": 20, "lion": 0.2}[name]
+    plan = Plan.load(tmp_path / "run/plan.toml")
+    assert [p.learning_rate for p in plan] == pytest.approx([1e-3 * scale, 5e-4 * scale])
+
+
+def test_learning_rate_that_is_given_is_not_scaled(small_place, thaw, tmp_path):
+    options = short(small_place, "--optimizer", "sgd", "--learning-rate", 0.01)
+    assert thaw("tune", small_place / "photos", "-o", tmp_path / "run", *options)[0] == 0
+    assert [p.learning_rate for p in Plan.load(tmp_path / "run/plan.toml")] == pytest.approx([0.02, 0.01])
+
+
+def test_clip_norm_and_patience_reach_the_training(small_place, thaw, tmp_path, monkeypatch):
+    import thaw.finetune as home
+
+    seen, fine_tune = [], home.fine_tune
+
+    def look(model, plan, *data, **options):
+        seen.append((model.optimizer.global_clipnorm, model.optimizer.weight_decay, [p.patience for p in plan]))
+        return fine_tune(model, plan, *data, **options)
+
+    monkeypatch.setattr(home, "fine_tune", look)
+    for clip, patience in ((0.5, 3), (0, None)):
+        options = ["--clip-norm", clip, *(["--patience", patience] if patience else [])]
+        out = tmp_path / f"run{clip}"
+        assert thaw("tune", small_place / "photos", "-o", out, *short(small_place, *options))[0] == 0
+    assert seen == [(0.5, 1e-4, [3, 3]), (None, 1e-4, [0, 0])]
+
+
+@pytest.mark.parametrize("group", [True, False], ids=["group", "time"])
+def test_group_and_time_split_by_a_column(small_place, thaw, tmp_path, group):
+    option = ("--group", "lot") if group else ("--time", "day")
+    code, _, err = thaw("tune", small_place / "table.csv", "-o", tmp_path / "run", *short(small_place, *option))
+    assert code == 0, err
+    config = tomllib.loads((tmp_path / "run/config.toml").read_text())
+    assert config[option[0][2:]] == option[1]
+
+
+def test_metric_and_mode_decide_which_epoch_is_best(small_place, thaw, tmp_path):
+    """With the loss the best epoch may be another one than with the accuracy; a wrong mode keeps the worst."""
+    folder = small_place / "photos"
+    plan = Plan.named("probe", epochs=6)
+    (tmp_path / "plan.toml").write_text(plan.to_toml().replace("0.001", "0.05"))
+    kept = {}
+    for name, options in (("min", ["--metric", "loss"]), ("max", ["--metric", "loss", "--mode", "max"])):
+        out = tmp_path / name
+        arguments = ("-m", small_place / "small.keras", "-p", tmp_path / "plan.toml", *options)
+        code, _, err = thaw("tune", folder, "-o", out, *arguments)
+        assert code == 0, err
+        with open(out / "history.csv", newline="") as file:
+            losses = [float(row["val_loss"]) for row in csv.DictReader(file)]
+        kept[name] = (losses, weights_of(out))
+    config = tomllib.loads((tmp_path / "max/config.toml").read_text())
+    assert (config["metric"], config["mode"]) == ("loss", "max")
+    assert thaw("tune", "--config", tmp_path / "max/config.toml", "-o", tmp_path / "again")[0] == 0
+    assert weights_of(tmp_path / "again") == kept["max"][1]
+    assert kept["min"][0] == kept["max"][0]  # the same training
+    assert kept["min"][1] != kept["max"][1]  # and another epoch
+    code, _, err = thaw("tune", folder, "-o", tmp_path / "x", *arguments, "--mode", "up")
+    assert code == 2
+    assert "mode='up'" in err
+
+
+def test_old_names_of_options_still_work_and_are_not_shown(small_place, thaw, tmp_path):
+    code, _, err = thaw("tune", small_place / "photos", "-o", tmp_path / "run", *short(small_place, "--anchor", 0.01))
+    assert code == 0, err
+    assert [p.l2_sp for p in Plan.load(tmp_path / "run/plan.toml")] == [0.0, 0.01]
+    assert "--anchor" not in thaw("tune", "--help")[1]
+    assert thaw("plan", "probe", "--toml", "--pictures=9")[0] == 0
+    assert thaw("probe", small_place / "photos", "-m", small_place / "small.keras", "--most", "30", "--json")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--optimizer", "adm"), "optimizer='adm'; expected one of adamw, adam"),
+        (("--precision", "half"), "precision='half'; expected one of auto, float32"),
+        (("--clip-norm", "-1"), "Invalid value for '--clip-norm'"),
+        (("--patience", "0"), "Invalid value for '--patience'"),
+        (("--group", "lot"), "is a folder and has no column for group='lot'"),
+        (("--metric", "f2"), "There is no metric 'f2'; expected one of loss, accuracy."),
+        (("--metric", "retention"), "There is no metric 'retention'"),
+        (("--metric", "loss", "--mode", "up"), "mode='up'; expected"),
+    ],
+)
+def test_invalid_options_are_refused_before_anything_is_trained(small_place, thaw, tmp_path, option, message):
+    code, out, err = thaw("tune", small_place / "photos", "-o", tmp_path / "run", *short(small_place), *option)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not (tmp_path / "run/model.keras").exists()
+
+
+def test_precision_is_recorded_and_a_killed_run_resumes_bit_identically(small_place, tmp_path):
+    """Loss scaling has a state too; killed in the first epoch of the second phase, and given again."""
+    options = ["--precision", "mixed_float16", "--epochs", "3", "--verbose"]
+    command = [sys.executable, "-m", "thaw", "tune", small_place / "photos", *short(small_place)]
+    command = [str(part) for part in [*command, *options, "--head-epochs", "2"]]
+    env = os.environ | {"THAW_CACHE": str(tmp_path / "cache")}
+    whole = subprocess.run([*command, "-o", str(tmp_path / "whole")], capture_output=True, text=True, env=env)
+    assert whole.returncode == 0, whole.stderr
+    again = [*command, "-o", str(tmp_path / "killed")]
+    with subprocess.Popen(again, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env) as process:
+        for line in process.stderr:
+            if "epoch   4 of 5" in line:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    other = subprocess.run([*again, "--precision", "float32"], capture_output=True, text=True, env=env)
+    assert other.returncode == 2
+    assert "holds an unfinished run with precision = 'mixed_float16', and now it is 'float32'" in other.stderr
+    done = subprocess.run(again, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert re.search("resuming at epoch [45]", done.stderr)  # the line is printed before the epoch is saved
+    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
+    import keras
+
+    model = keras.saving.load_model(tmp_path / "killed/model.keras", safe_mode=True, compile=False)
+    computed = {layer.compute_dtype for layer in model.layers if layer.weights and "head" not in layer.name}
+    assert computed == {"float16"}
+    assert model.layers[-1].compute_dtype == "float32"
+    assert tomllib.loads((tmp_path / "killed/config.toml").read_text())["precision"] == "mixed_float16"
+
+
+def test_the_command_has_the_options_of_the_function_with_their_defaults():
+    import thaw.cli.train
+    import thaw.workflow
+
+    def defaults(function):
+        return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+
+    function, command = defaults(thaw.workflow.tune), defaults(thaw.cli.train.tune)
+    function["metric"] = function.pop("monitor")
+    for name in ("folder", "callbacks", "verbose"):  # -o, none, and a switch
+        del function[name]
+    for name in ("out", "config", "verbose", "as_json"):
+        del command[name]
+    assert command == function

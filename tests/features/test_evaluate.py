@@ -1,0 +1,102 @@
+"""Evaluate composes the two, and leaves the model as it was."""
+
+import random
+
+import numpy as np
+import pytest
+
+from thaw.features.predictions import evaluate
+from thaw.metrics.classification import classification_metrics
+
+X = np.random.default_rng(0).normal(size=(40, 6, 6, 3)).astype("float32")
+Y = np.arange(40) % 3
+
+
+@pytest.fixture
+def model():
+    """Trained a little, partly frozen, with BatchNorm, dropout and random layers, and moments in the optimizer."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.RandomFlip(),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+            layers.GaussianNoise(0.1),
+            layers.GlobalAveragePooling2D(),
+            layers.Dropout(0.5),
+            layers.Dense(3, "softmax"),
+        ]
+    )
+    model.layers[1].trainable = False
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(X, Y, verbose=0)
+    return model
+
+
+def state(model):
+    return {
+        "variables": [v.numpy().tobytes() for v in model.variables],
+        "optimizer": [v.numpy().tobytes() for v in model.optimizer.variables],
+        "metrics": [v.numpy().tobytes() for v in model.metrics_variables],
+        "trainable": [layer.trainable for layer in model.layers],
+        "compiled": (model.compiled, id(model.optimizer), id(model.train_function)),
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1].tobytes(),  # noqa: NPY002
+    }
+
+
+def test_the_model_and_all_random_state_are_bit_identical_afterwards(model):
+    import keras
+    import tensorflow as tf
+
+    before = state(model)
+    evaluate(model, X, Y)
+    assert state(model) == before
+
+    def next_numbers(measure):
+        keras.utils.set_random_seed(7)
+        if measure:
+            evaluate(model, X, Y)
+        return [keras.random.normal((3,)).numpy().tolist(), tf.random.normal((3,)).numpy().tolist()]
+
+    assert next_numbers(True) == next_numbers(False)
+
+
+def test_the_next_training_step_is_the_same_with_and_without_measuring(model):
+    import keras
+
+    twin = keras.models.clone_model(model)
+    twin.layers[1].trainable = False
+    twin.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    twin.optimizer.build(twin.trainable_variables)
+    for mine, its in zip([*twin.variables], [*model.variables]):
+        mine.assign(its)
+    for mine, its in zip(twin.optimizer.variables, model.optimizer.variables):
+        mine.assign(its)
+    evaluate(model, X, Y)
+    model.train_on_batch(X[:8], Y[:8])
+    twin.train_on_batch(X[:8], Y[:8])
+    assert [v.numpy().tolist() for v in model.weights] == [v.numpy().tolist() for v in twin.weights]
+
+
+def test_it_measures_what_keras_measures(model):
+    found = evaluate(model, X, Y, batch_size=16, labels=["a", "b", "c"])
+    reference = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert found["accuracy"]["value"] == pytest.approx(reference["accuracy"])
+    assert found["log_loss"]["value"] == pytest.approx(reference["loss"], rel=1e-5)
+    assert [row["label"] for row in found["classes"]] == ["a", "b", "c"]
+    assert found == classification_metrics(
+        Y, np.asarray(model(X, training=False), np.float64), labels=["a", "b", "c"]
+    ) | {name: found[name] for name in ("log_loss", "calibration_error")}
+
+
+def test_a_model_that_was_never_compiled_can_be_measured():
+    import keras
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+    assert evaluate(model, np.eye(2), np.array([0, 1]))["accuracy"]["value"] == 1
+    assert not model.compiled

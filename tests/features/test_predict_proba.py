@@ -1,0 +1,103 @@
+"""Every form of labelled data gives the same labels and probabilities."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from thaw.data.dataset import Dataset
+from thaw.features.predictions import batch_probabilities, predict_proba, predict_proba_with_labels
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(10, 3)).astype("float32"), RNG.integers(0, 3, 10)
+
+
+@pytest.fixture(scope="module")
+def model():
+    import keras
+
+    return keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+
+
+def dataset(y):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((X, y))
+
+
+def test_predict_proba_with_labels_takes_all_forms_of_data(model):
+    expected = np.exp(X) / np.exp(X).sum(axis=1, keepdims=True)
+    for data in (
+        (X, Y),
+        (X, Y.tolist()),
+        (Dataset(x=X, y=Y),),
+        (dataset(Y).batch(4),),
+        (dataset(Y[:, None]).batch(3),),
+        (dataset(np.eye(3)[Y]).batch(4),),
+        (dataset(Y.astype("float32")).batch(4),),
+        (dataset(Y).batch(4).map(lambda x, y: (x, y, y * 0 + 1)),),
+    ):
+        y, p = predict_proba_with_labels(model, *data, batch_size=4)
+        assert y.tolist() == Y.tolist()
+        assert y.dtype == np.int64
+        assert p == pytest.approx(expected, abs=1e-6)
+        if len(data) == 1:
+            assert np.array_equal(predict_proba(model, *data, batch_size=4), p)
+
+
+def test_predict_proba_of_several_inputs():
+    import keras
+
+    entries = {name: keras.Input((3,), name=name) for name in "ab"}
+    out = keras.layers.Softmax()(keras.layers.Add()([entries["a"], entries["b"]]))
+    expected = np.exp(3 * X) / np.exp(3 * X).sum(axis=1, keepdims=True)
+    for inputs, x in (
+        (entries, {"a": X, "b": 2 * X}),
+        (list(entries.values()), (X, 2 * X)),
+        (list(entries.values()), [X, 2 * X]),
+    ):
+        assert predict_proba(keras.Model(inputs, out), x, batch_size=4) == pytest.approx(expected, abs=1e-6)
+    one = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+    assert len(predict_proba(one, X.tolist())) == 10  # a list of numbers is one input
+
+
+def test_labels_and_probabilities_stay_together_in_a_shuffled_data_set(model):
+    y, p = predict_proba_with_labels(model, dataset(X.argmax(axis=1)).shuffle(10).batch(4))
+    assert (p.argmax(axis=1) == y).all()
+
+
+def test_predict_proba_does_not_augment(model):
+    examples = Dataset(x=X, y=Y, augment=lambda x, seed: x * 0)
+    assert predict_proba(model, examples).argmax(axis=1).tolist() == X.argmax(axis=1).tolist()
+
+
+def test_the_number_of_examples_is_passed_on_where_it_is_known(model, monkeypatch):
+    home, counts = sys.modules["thaw.features.predictions"], []
+    monkeypatch.setattr(
+        home,
+        "batch_probabilities",
+        lambda *a, examples: counts.append(examples) or batch_probabilities(*a, examples=examples),
+    )
+    unknown = dataset(Y).batch(5).filter(lambda x, y: True)
+    for data in ((X, Y), (Dataset(x=X, y=Y),), (dataset(Y).batch(5),), (unknown,)):
+        predict_proba_with_labels(model, *data, batch_size=5)
+    predict_proba_with_labels(model, X, Y, runtime="tensorflow")
+    assert counts == [10, 10, 10, None, None]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: (dataset(Y).batch(4).repeat(),), "never ends; measure on one without repeat"),
+        (lambda: (dataset(np.full((10, 3), 1 / 3)).batch(4),), "shares of 3 classes"),
+        (lambda: (dataset(Y + 0.5).batch(4),), "labels are float64 .* expected one class number"),
+        (lambda: (dataset(np.zeros((10, 2))).batch(4),), r"labels are float64 of shape \(10, 2\)"),
+        (lambda: (dataset(Y).batch(4).map(lambda x, y: x),), "inputs and no labels"),
+        (lambda: (X,), "have no labels"),
+        (lambda: ("photos/", Y), "str"),
+        (lambda: (X, Y[:4]), "10 inputs and 4 labels"),
+    ],
+)
+def test_predict_proba_with_labels_names_what_cannot_be_read(model, data, message):
+    with pytest.raises(ValueError, match=message):
+        predict_proba_with_labels(model, *data())

@@ -1,0 +1,91 @@
+"""Predictions by name."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from thaw.data.dataset import Dataset
+from thaw.runs.predictor import predict
+
+LABELS = ["ant", "bee", "cat"]
+X = np.log([[0.2, 0.5, 0.3], [0.7, 0.1, 0.2]])
+
+
+@pytest.fixture(scope="module")
+def model():
+    import keras
+
+    return keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+
+
+def test_the_most_probable_come_first(model):
+    found = predict(model, X, LABELS, top=2)
+    assert [row["label"] for row in found] == ["bee", "ant"]
+    assert [row["probability"] for row in found] == pytest.approx([0.5, 0.7], abs=1e-6)
+    assert [(best["label"], round(best["probability"], 5)) for best in found[0]["top"]] == [
+        ("bee", 0.5),
+        ("cat", 0.3),
+    ]
+
+
+def test_top_stops_at_the_number_of_classes_and_ties_keep_the_order(model):
+    found = predict(model, np.zeros((1, 3)), LABELS, top=9)
+    assert [best["label"] for best in found[0]["top"]] == LABELS
+
+
+def test_batches_lists_and_examples_say_the_same(model):
+    many = np.tile(X, (4, 1))
+    expected = predict(model, many, LABELS)
+    assert predict(model, many, LABELS, batch_size=3) == expected
+    assert predict(model, many.tolist(), LABELS) == expected
+    assert predict(model, Dataset(x=many, y=np.zeros(8, int)), LABELS, batch_size=5) == expected
+
+
+def test_predict_tells_how_many_inputs_there_are(model, monkeypatch):
+    """So that many of them go through the fastest runtime."""
+    import thaw.features.predictions as home
+
+    numbers, original = [], home.batch_probabilities
+    monkeypatch.setattr(
+        home, "batch_probabilities", lambda *a, examples: numbers.append(examples) or original(*a, examples=examples)
+    )
+    for inputs in (X, Dataset(x=X, y=np.zeros(2, int))):
+        predict(model, inputs, LABELS, batch_size=1)
+    assert numbers == [2, 2]
+
+
+def test_predictor_imports_neither_keras_nor_tensorflow():
+    code = "import sys, thaw.runs.predictor; print([m for m in ('keras', 'tensorflow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_pixels_of_a_byte():
+    import keras
+
+    model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Softmax()])
+    pictures = np.zeros((1, 2, 2, 3), np.uint8)
+    pictures[..., 2] = 255
+    assert predict(model, pictures, LABELS)[0]["label"] == "cat"
+
+
+def test_nothing_gives_nothing(model):
+    assert predict(model, np.zeros((0, 3)), LABELS) == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "top", "message"),
+    [
+        (X[:, :2], LABELS, 3, r"shape \(2, 2\); .* takes numbers of shape \(n, 3\)"),
+        (X[0], LABELS, 3, r"shape \(3,\)"),
+        (np.array([["a.png"] * 3]), LABELS, 3, "inputs are <U5"),
+        (X, LABELS[:2], 3, "There are 2 labels and 3 classes"),
+        (X, LABELS, 0, "top=0; expected a whole number from 1"),
+        (X, LABELS, True, "top=True"),
+    ],
+)
+def test_what_does_not_fit_is_named(model, inputs, labels, top, message):
+    with pytest.raises(ValueError, match=message):
+        predict(model, inputs, labels, top=top)

@@ -1,0 +1,625 @@
+"""A plan is run as it says, and what comes out is what plain Keras would have made."""
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+tf = pytest.importorskip("tensorflow")
+from keras import layers
+
+from thaw.data.dataset import Dataset
+from thaw.features.split import CannotSplit
+from thaw.finetune import fine_tune
+from thaw.models.heads import attach_head
+from thaw.plan import Phase, Plan
+from thaw.training.callbacks import TuneCallback
+from thaw.training.freezing import freeze
+
+
+def net(kind="flat", policy=None):
+    keras.utils.set_random_seed(0)
+    if policy:
+        keras.config.set_dtype_policy(policy)
+    x = entry = keras.Input((8, 8, 1))
+    for filters in (4, 6):
+        y = layers.Conv2D(filters, 3, 2, padding="same", use_bias=False)(x)
+        y = layers.ReLU()(layers.BatchNormalization()(y))
+        x = layers.Add()([y, layers.Conv2D(filters, 3, padding="same")(y)])
+    inner = keras.Model(entry, x)
+    if kind == "nested":
+        entry = keras.Input((8, 8, 1))
+        inner = keras.Model(entry, inner(entry, training=False))
+    model = attach_head(inner, 3, dropout=0.3)
+    model.compile(
+        keras.optimizers.Adam(0.5, beta_1=0.8, global_clipnorm=1.0),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def data(n=44, seed=0, **more):
+    """Which third of the picture is bright."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n).astype("int32")
+    x = rng.normal(0, 1, (n, 8, 8, 1)).astype("float32")
+    for i, label in enumerate(y):
+        x[i, :, 3 * label : 3 * label + 2] += 1.5
+    return Dataset(x=x, y=y, **more)
+
+
+def noise(x, seed):
+    return x + 0.2 * tf.random.stateless_normal(tf.shape(x), seed)
+
+
+def phase(name="head", epochs=2, train="head", **more):
+    return Phase(**{"name": name, "epochs": epochs, "train": train, "learning_rate": 1e-2} | more)
+
+
+def run(plan, model=None, train=None, validation=None, **options):
+    model = model or net()
+    train = train if train is not None else data(augment=noise)
+    validation = validation if validation is not None else data(20, 1)
+    given = dict(zip(("x", "y", "sample_weight"), train if isinstance(train, tuple) else (train,)))
+    options = {"batch_size": 8, "verbose": 0} | options
+    history = fine_tune(model, Plan(plan), **given, validation_data=validation, **options)
+    return model, history
+
+
+def weights(model):
+    return [w.numpy() for w in model.weights]
+
+
+def equal(a, b):
+    return all(np.array_equal(p, q) for p, q in zip(weights(a), weights(b)))
+
+
+TWO = [
+    phase(views=2, epochs=3),
+    phase("top", 3, 1, views=2, layer_decay=0.5, learning_rate=3e-3),
+]
+
+
+def live(monkeypatch):
+    def refuse(*_, **__):
+        raise CannotSplit("the test wants it so")
+
+    monkeypatch.setattr("thaw.finetune.precompute_phase", refuse)
+
+
+def test_two_runs_are_equal_to_the_bit():
+    (a, one), (b, two) = run(TWO), run(TWO)
+    assert equal(a, b)
+    assert one.history["val_loss"] == two.history["val_loss"]
+    c, _ = run(TWO, seed=1)
+    assert not equal(a, c)
+
+
+def test_cached_is_the_same_as_live(monkeypatch):
+    plan = [*TWO, phase("one", 2, ("stage2",), views=3, schedule="constant", warmup=0)]
+    cached, one = run(plan)
+    live(monkeypatch)
+    computed, two = run(plan)
+    assert one.history["loss"] == two.history["loss"]
+    assert one.history["val_loss"] == two.history["val_loss"]
+    assert equal(cached, computed)
+
+
+def test_a_step_is_traced_once(monkeypatch):
+    """Keras alone traces it twice, because the first step makes the variables of the metrics."""
+    traced, step = [], keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda model, batch: traced.append(model) or step(model, batch))
+    run([phase(), phase("all", train="all")])
+    assert len(traced) == 2  # one for each phase
+
+
+def test_one_phase_is_plain_fit():
+    """The same order, the same bits."""
+    train, validation = data(), data(20, 1)
+    model, history = run([phase("all", 3, "all", schedule="constant", warmup=0)], None, train, validation, seed=4)
+    plain = net()
+    freeze(plain, "all")
+    optimizer = keras.optimizers.Adam(1e-2, beta_1=0.8, global_clipnorm=1.0)
+    plain.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    kept = {}
+
+    class Keep(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            kept[epoch] = (logs["val_accuracy"], -logs["val_loss"], weights(plain))
+
+    expected = plain.fit(
+        train.epochs(8, 4), steps_per_epoch=6, epochs=3, validation_data=validation.ordered(8), callbacks=[Keep()],
+        shuffle=False, verbose=0,
+    )  # fmt: skip
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        assert history.history[name] == expected.history[name]
+    best = max(kept, key=lambda epoch: kept[epoch][:2])
+    assert all(np.array_equal(a, b) for a, b in zip(weights(model), kept[best][2]))
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_sample_weights_count(views):
+    """An example of weight 0 is as one whose label does not matter; one of weight 2 is not."""
+    weight = np.ones(44, "float32")
+    weight[:20] = 0
+    wrong = data()
+    wrong.y[:20] = (wrong.y[:20] + 1) % 3
+    plan = [phase(views=views, schedule="constant", warmup=0)]
+
+    def tuned(y, weight):
+        return run(plan, None, Dataset(x=data().x, y=y, sample_weight=weight, keys=np.arange(44)))[0]
+
+    a, b = tuned(data().y, weight), tuned(wrong.y, weight)
+    assert equal(a, b)
+    assert not equal(a, tuned(data().y, np.ones(44, "float32")))
+    assert not equal(a, tuned(data().y, None))
+
+
+def test_the_history_has_a_row_an_epoch():
+    _, history = run([phase(epochs=2, schedule="linear"), phase("top", 1, 1, schedule="constant", warmup=0)])
+    assert history.epoch == [0, 1, 2]
+    assert history.history["phase"] == ["head", "head", "top"]
+    assert history.history["learning_rate"][2] == pytest.approx(1e-2)
+    # B9 of the first version: the rate of the next step, which is 0 at the end of a phase.
+    assert 0 < history.history["learning_rate"][1] < 5e-3
+    assert all(len(column) == 3 for column in history.history.values())
+    assert all(s >= 0 for s in history.history["seconds"])
+    assert set(history.weight_change) == {"head", "top"}
+
+
+def test_what_stands_still_stood_still():
+    model, history = run([phase(epochs=1, views=2), phase("top", 1, 1)])
+    stages = {m["stage"]: m for m in history.weight_change["head"]}
+    assert stages["head"]["weights"] > 0
+    assert stages["stage1"]["weights"] == stages["stage1"]["statistics"] == 0
+    fresh = net()
+    assert np.array_equal(model.layers[1].kernel, fresh.layers[1].kernel)
+    assert not [note for note in history.notes if "stand still" in note or "held" in note]
+
+
+def test_trained_batchnorm_moves():
+    _, history = run([phase("all", 1, "all", batchnorm="trained")])
+    assert all(m["statistics"] > 0 for m in history.weight_change["all"][:-1])
+    _, history = run([phase("all", 1, "all")])
+    assert all(m["statistics"] == 0 for m in history.weight_change["all"])
+
+
+def test_the_best_of_all_phases_stays():
+    ruin = phase("ruin", 2, "all", learning_rate=50.0, schedule="constant", warmup=0)
+    good, first = run([phase(epochs=6)])
+    model, history = run([phase(epochs=6), ruin])
+    assert equal(good, model)
+    assert any(
+        'Phase "ruin" found nothing better; the weights from before it were restored.' in n for n in history.notes
+    )
+    best = max(history.history["val_accuracy"])
+    x, y = data(20, 1).x, data(20, 1).y
+    assert (model.predict(x, verbose=0).argmax(-1) == y).mean() == pytest.approx(best)
+    assert best == max(first.history["val_accuracy"])
+
+
+def test_patience_stops_the_phase_and_not_the_plan():
+    still = {"learning_rate": 1e-12, "schedule": "constant", "warmup": 0}
+    _, history = run([phase(epochs=9, patience=2, **still), phase("top", 2, 1, **still)])
+    assert history.history["phase"] == ["head"] * 3 + ["top"] * 2
+    assert history.epoch == [0, 1, 2, 3, 4]
+
+
+class Watch(TuneCallback):
+    """What a user's callback may do."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.events = [], []
+
+    def on_phase_begin(self, phase, stages):
+        self.events.append(("begin", phase.name, [stage.name for stage in stages]))
+
+    def on_phase_end(self, phase, changes, notes):
+        self.events.append(("end", phase.name, len(changes)))
+
+    def on_precompute(self, done, total):
+        self.events.append(("precompute", done, total))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append((epoch, self.model.predict(data(3).x, verbose=0).shape, self.model.input_shape))
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_callbacks_see_the_whole_model(views, tmp_path):
+    watch = Watch()
+    saver = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    model, _ = run([phase(epochs=2, views=views)], callbacks=[watch, saver])
+    assert watch.seen == [(0, (3, 3), (None, 8, 8, 1)), (1, (3, 3), (None, 8, 8, 1))]
+    assert watch.model is model
+    again = keras.saving.load_model(tmp_path / "2.keras")
+    assert again.input_shape == (None, 8, 8, 1)
+    assert [event for event in watch.events if event[0] != "precompute"] == [
+        ("begin", "head", ["head"]),
+        ("end", "head", 3),
+    ]
+    done = [event[1:] for event in watch.events if event[0] == "precompute"]
+    assert done == ([(i, 15) for i in range(1, 16)] if views else [])
+
+
+def test_a_callback_that_watches_does_not_change_the_result():
+    a, _ = run(TWO)
+    b, _ = run(TWO, callbacks=[Watch()])
+    assert equal(a, b)
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_a_users_callback_stops_the_phase(views):
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=1, min_delta=1e9)
+    _, history = run([phase(epochs=5, views=views)], callbacks=[stop])
+    assert len(history.epoch) == 2
+
+
+def test_a_callback_may_steer_a_constant_rate():
+    steer = keras.callbacks.LearningRateScheduler(lambda epoch: 0.5 / (epoch + 1))
+    _, history = run([phase(epochs=2, schedule="constant", warmup=0)], callbacks=[steer])
+    assert history.history["learning_rate"] == pytest.approx([0.5, 0.25])
+
+
+def test_a_number_that_is_not_finite():
+    train = data()
+    train.x[30] = 3e38
+    model = net()
+    first = weights(model)
+    with pytest.raises(FloatingPointError, match=r'The loss became nan in phase "head", epoch 1, batch \d'):
+        run([phase(schedule="constant", warmup=0)], model, train)
+    assert all(np.array_equal(a, b) for a, b in zip(first, weights(model)))
+    assert all(np.isfinite(w).all() for w in weights(model))
+
+
+def test_a_later_phase_that_explodes_leaves_the_best():
+    class Ruin(TuneCallback):
+        def on_phase_begin(self, phase, stages):
+            self.on = phase.name == "b"
+
+        def on_train_batch_end(self, batch, logs=None):
+            if self.on and batch == 1:
+                self.model.layers[-1].kernel.assign(np.full((6, 3), np.nan))
+
+    good, _ = run([phase(epochs=2)])
+    model = net()
+    with pytest.raises(FloatingPointError, match='phase "b", epoch 3, batch'):
+        run([phase(epochs=2), phase("b", 2)], model, callbacks=[Ruin()])
+    assert equal(model, good)
+
+
+def test_the_file_saved_afterwards_opens_with_keras_alone(tmp_path, without_us):
+    model, _ = run([phase(epochs=1, layer_decay=0.5, schedule="linear")])
+    assert type(model.optimizer) is keras.optimizers.Adam
+    assert float(model.optimizer.learning_rate) == 0.5  # the user's, and fresh
+    assert int(model.optimizer.iterations) == 0
+    model.save(tmp_path / "m.keras")
+    np.save(tmp_path / "x.npy", data(4).x)
+    np.save(tmp_path / "y.npy", model.predict(data(4).x, verbose=0))
+    code = (
+        "import sys, keras, numpy as np; m = keras.saving.load_model('m.keras'); "
+        "print(np.array_equal(m.predict(np.load('x.npy'), verbose=0), np.load('y.npy')), "
+        "type(m.optimizer).__name__, m.optimizer.beta_1, any(n.split('.')[0] == 'thaw' for n in sys.modules))"
+    )
+    assert without_us(tmp_path, code) == ["True", "Adam", "0.8", "False"]
+
+
+def test_the_user_may_go_on_with_fit():
+    model, _ = run([phase(epochs=1, views=2)])
+    model.fit(data().x, data().y, epochs=1, verbose=0)
+
+
+def test_arrays_weights_and_data_sets():
+    plan = [phase(schedule="constant", warmup=0)]
+    examples = data()
+    a, _ = run(plan, None, examples)
+    b, _ = run(plan, None, (examples.x, examples.y), (data(20, 1).x, data(20, 1).y))
+    assert equal(a, b)
+    c, _ = run(plan, None, (examples.x, examples.y, np.full(44, 1.0)))
+    assert all(np.allclose(p, q, atol=1e-5) for p, q in zip(weights(a), weights(c)))
+    # A data set keeps its own order: the same as plain fit on it.
+    dataset = tf.data.Dataset.from_tensor_slices((examples.x, examples.y)).batch(8)
+    d, history = run([phase(epochs=1, schedule="constant", warmup=0, views=2)], None, dataset, data(20, 1).ordered(8))
+    plain = net()
+    freeze(plain, "head")
+    plain.compile(keras.optimizers.Adam(1e-2, beta_1=0.8, global_clipnorm=1.0), plain.loss, metrics=["accuracy"])
+    plain.fit(dataset, epochs=1, shuffle=False, verbose=0)
+    assert all(np.allclose(p, q, atol=1e-6) for p, q in zip(weights(d), weights(plain)))
+    assert sum("data are a stream" in note for note in history.notes) == 1
+
+
+def test_a_data_set_without_an_end():
+    dataset = tf.data.Dataset.from_tensor_slices((data().x, data().y)).batch(8).repeat()
+    with pytest.raises(ValueError, match=r"cardinality|how many|no end|length"):
+        run([phase()], None, dataset)
+
+
+def test_several_outputs_are_chosen_by_the_loss():
+    entry = keras.Input((4,))
+    outputs = {"kind": layers.Dense(3, "softmax", name="kind")(entry), "size": layers.Dense(1, name="size")(entry)}
+    model = keras.Model(entry, outputs)
+    losses = {"kind": "sparse_categorical_crossentropy", "size": "mse"}
+    model.compile("adam", losses, metrics={"kind": ["accuracy"]})
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    rows = tf.data.Dataset.from_tensor_slices((x, {"kind": np.arange(16) % 3, "size": x[:, :1]})).batch(8)
+    history = fine_tune(model, Plan([phase("all", train="all")]), rows, validation_data=rows).history
+    assert min(history["val_loss"]) == pytest.approx(model.evaluate(rows, verbose=0)[0], rel=1e-5)
+
+
+def test_a_model_that_runs_eagerly_may_compute_with_anything():
+    def share(y, p):
+        return tf.constant(np.mean(y.numpy() == p.numpy().argmax(-1)), "float32")
+
+    model = net()
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=[share], run_eagerly=True)
+    assert len(run([phase()], model, mode="max")[1].history["val_share"]) == 2
+
+
+def test_a_step_of_ones_own_may_compare_something_else():
+    class Own(keras.Model):
+        def train_step(self, batch):
+            x, _ = batch
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, x, self(x, training=True) @ tf.ones((3, 4)))
+            self.optimizer.apply(tape.gradient(loss, [v.value for v in self.trainable_variables]))
+            return {"loss": loss}
+
+        def test_step(self, batch):
+            return {"loss": tf.reduce_mean(self(batch[0]))}
+
+    entry = keras.Input((4,))
+    model = Own(entry, layers.Dense(3)(layers.Dense(3)(entry)))
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    rows = Dataset(x=x, y=np.arange(16) % 3)
+    assert len(fine_tune(model, Plan([phase("all", train="all")]), rows, validation_data=rows).history["val_loss"]) == 2
+
+
+def test_nan_behind_a_relu_does_not_pass_for_a_good_epoch():
+    entry = keras.Input((4,))
+    model = keras.Model(entry, layers.Dense(3, "softmax")(layers.Dense(8, "relu")(entry)))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    good = Dataset(x=x.copy(), y=np.arange(16) % 3)
+    x[12] = 1e9
+    broken = Dataset(x=x, y=good.y, load=lambda row: keras.ops.where(row == 1e9, np.nan, row))
+    before = model.get_weights()
+    with pytest.raises(FloatingPointError, match="look for NaN or infinity in the inputs"):
+        fine_tune(model, Plan([phase("all", train="all")]), broken, validation_data=good, batch_size=8)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before))
+
+
+def test_a_data_set_without_weights_that_says_so():
+    rows = data()
+    batches = tf.data.Dataset.from_tensor_slices((rows.x, rows.y)).batch(8).map(lambda x, y: (x, y, None))
+    history = fine_tune(net(), Plan([phase()]), batches, validation_data=batches).history
+    assert len(history["val_accuracy"]) == 2
+
+
+def test_a_subclassed_model():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3, "softmax")
+
+        def call(self, x, training=False):
+            return self.dense(x)
+
+    model = Own()
+    model(np.zeros((1, 4), "float32"))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    rows = Dataset(x=x, y=np.arange(16) % 3)
+    history = fine_tune(model, Plan([phase("all", train="all")]), rows, validation_data=rows)
+    assert len(history.history["val_accuracy"]) == 2
+
+
+def test_without_validation():
+    model = net()
+    history = fine_tune(model, Plan([phase(epochs=2)]), data(), batch_size=8)
+    assert "val_loss" not in history.history
+    assert len(history.epoch) == 2
+
+
+def test_mixed_precision():
+    model, history = run([phase(epochs=2, views=2), phase("top", 1, 1, layer_decay=0.5)], net(policy="mixed_float16"))
+    assert all(np.isfinite(history.history["loss"]))
+    assert type(model.optimizer).__name__ == "LossScaleOptimizer"
+    assert type(model.optimizer.inner_optimizer) is keras.optimizers.Adam
+    assert history.weight_change["head"][-1]["weights"] > 0
+
+
+def test_a_nested_model_is_tuned():
+    _, history = run([phase(epochs=1, views=2), phase("top", 1, 1)], net("nested"))
+    assert history.weight_change["head"][0]["weights"] == history.weight_change["head"][0]["statistics"] == 0
+    assert history.weight_change["top"][1]["weights"] > 0
+
+
+def test_the_moving_average_is_what_is_validated_and_kept():
+    model = net()
+    model.compile(
+        keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    model, history = run([phase(epochs=4, views=2)], model)
+    best = int(np.lexsort((history.history["val_loss"], -np.array(history.history["val_accuracy"])))[0])
+    x, y = data(20, 1).x, data(20, 1).y
+    p = model.predict(x, verbose=0)
+    assert -np.log(p[np.arange(20), y]).mean() == pytest.approx(history.history["val_loss"][best], rel=1e-4)
+
+
+def test_mistakes_are_found_before_the_first_step(tmp_path):
+    model = net()
+    first = weights(model)
+    wrong = data()
+    wrong.y[7] = 3
+    with pytest.raises(ValueError, match="The labels go from 0 to 3 and the model has 3 classes"):
+        run([phase()], model, wrong)
+    with pytest.raises(ValueError, match='The model has no stage "stage7"'):
+        run([phase(), phase("b", 1, ("stage7",))], model)
+    plain = net()
+    plain.compiled = False
+    with pytest.raises(ValueError, match=r"is not compiled; call model\.compile"):
+        run([phase()], plain)
+    assert all(np.array_equal(a, b) for a, b in zip(first, weights(model)))
+
+
+def test_a_folder_with_another_run(tmp_path):
+    a, first = run([phase(epochs=2, views=2)], backup_dir=tmp_path)
+    with pytest.raises(ValueError, match="holds an unfinished run of another plan, model, data or seed"):
+        run([phase(epochs=3, views=2)], backup_dir=tmp_path)
+    with pytest.raises(ValueError, match="another plan, model, data or seed"):
+        run([phase(epochs=2, views=2)], backup_dir=tmp_path, seed=1)
+    with pytest.raises(ValueError, match="another plan, model, data or seed"):
+        run([phase(epochs=2, views=2)], None, data(43), backup_dir=tmp_path)
+    # The same call on a run that has ended gives its result again.
+    b, again = run([phase(epochs=2, views=2)], backup_dir=tmp_path)
+    assert equal(a, b)
+    assert again.history == first.history
+    assert again.notes == first.notes
+    assert again.weight_change == first.weight_change
+
+
+def test_what_an_earlier_run_left_is_not_taken_for_this_one(tmp_path):
+    """Killed before its first checkpoint, another run leaves its activations in the folder."""
+
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    plan = [phase(epochs=2, views=2)]
+    other = data(44, 9, augment=noise)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, None, other, backup_dir=tmp_path, callbacks=[Kill()])
+    a, _ = run(plan, backup_dir=tmp_path)
+    b, _ = run(plan)
+    assert equal(a, b)
+
+
+def test_files_of_the_user_in_the_folder_stay(tmp_path):
+    np.save(tmp_path / "mine.npy", np.ones(3))
+    run([phase(epochs=1, views=2)], backup_dir=tmp_path)
+    assert np.load(tmp_path / "mine.npy").tolist() == [1, 1, 1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.npz", "mine.npy"]
+
+
+def test_notes_are_not_repeated_when_a_run_goes_on(tmp_path, monkeypatch):
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    live(monkeypatch)
+    plan = [phase(epochs=2, views=2)]
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, backup_dir=tmp_path, callbacks=[Kill()])
+    _, resumed = run(plan, backup_dir=tmp_path)
+    _, whole = run(plan)
+    assert resumed.notes == whole.notes
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("kind", ["anchored", "layerwise_lr_decay"])
+def test_an_optimizer_that_was_changed_is_refused_and_not_lost(kind, scaled):
+    """tune makes fresh optimizers, which would not have what was put on this one."""
+    from thaw.models.stages import stages_of
+    from thaw.training.optimizers import l2_sp, layerwise_lr_decay
+
+    model = net()
+    optimizer = keras.optimizers.Adam(1e-3)
+    changed = (
+        l2_sp(optimizer, model, 0.1) if kind == "anchored" else layerwise_lr_decay(optimizer, stages_of(model), 0.5)
+    )
+    if scaled:
+        changed = keras.optimizers.LossScaleOptimizer(changed)
+    model.compile(changed, "sparse_categorical_crossentropy")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"The Adam optimizer was changed .* Phase\(l2_sp=\.\.\.\)"):
+        run([phase()], model)
+    assert all(map(np.array_equal, model.get_weights(), before))
+    assert model.optimizer is changed
+    model.compile("adam", "sparse_categorical_crossentropy")  # by its name, nothing can be lost
+    run([phase(epochs=1)], model)
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_ctrl_c_leaves_flags_compilation_and_the_best_weights(views):
+    """B13 of the first version: flags of the phase, and the weights of the last batch."""
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    model = net()
+    flags, before = [layer.trainable for layer in model.layers], weights(model)
+    with pytest.raises(KeyboardInterrupt):
+        run([phase(views=views)], model, callbacks=[Interrupt()])
+    assert [layer.trainable for layer in model.layers] == flags
+    assert equal_to(model, before)
+    assert model.compiled
+    assert model.optimizer.__class__ is keras.optimizers.Adam
+    model.fit(data().x, data().y, epochs=1, verbose=0)  # and it can be used
+
+
+def equal_to(model, arrays):
+    return all(np.array_equal(a, b) for a, b in zip(weights(model), arrays))
+
+
+def test_class_weight_is_that_of_fit():
+    plan = [phase(epochs=1, schedule="constant", warmup=0)]
+    a, _ = run(plan, class_weight={0: 3.0, 2: 0.5})
+    factors = np.array([3.0, 1.0, 0.5], "float32")
+    b, _ = run(plan, None, data(augment=noise, sample_weight=factors[data().y]))
+    assert equal(a, b)
+
+
+def test_a_plan_by_name_and_phases_in_a_list():
+    model, examples = net(), data()
+    history = fine_tune(model, [phase(epochs=1)], examples.x, examples.y, verbose=0)
+    assert history.epoch == [0]
+    with pytest.raises(ValueError, match=r'There is no plan "prob"; expected "probe"'):
+        fine_tune(model, "prob", examples, verbose=0)
+    for wrong in (7, None, [], [1]):
+        with pytest.raises(ValueError, match=r"expected a thaw\.Plan"):
+            fine_tune(model, wrong, examples, verbose=0)
+    with pytest.raises(ValueError, match='verbose=3; expected "auto"'):
+        fine_tune(model, "probe", examples, verbose=3)
+
+
+def test_progress_is_shown_unless_it_is_silenced(capsys):
+    run([phase(epochs=3)], verbose=0)
+    assert capsys.readouterr().err == ""
+    run([phase(epochs=3)])
+    run([phase(epochs=3)], verbose="auto")
+    shown = capsys.readouterr().err
+    assert "head: head at 0.01, 3 epochs" in shown
+    assert shown.count("epoch   ") <= 2  # epochs of less than two seconds are one line
+    assert "epoch   3 of 3" in shown
+    run([phase(epochs=3)], verbose=2)
+    assert capsys.readouterr().err.count("epoch   ") == 3
+
+
+def test_progress_shows_a_metric_of_several_numbers(capsys):
+    """B10 of the first version: a TypeError at the end of the first epoch."""
+    model = net()
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy", keras.metrics.F1Score()])
+    examples, one_hot = data(), np.eye(3, dtype="float32")
+    pair = examples.x, one_hot[examples.y]
+    run([phase(epochs=1)], model, pair, pair, verbose=2)
+    assert "val f1 score 0." in capsys.readouterr().err
+
+
+def test_xla_is_left_out_on_a_cpu_unless_it_was_asked_for(monkeypatch):
+    """B11 of the first version: a GPU that was hidden from TensorFlow counted as one."""
+    seen = []
+
+    class Seen(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            seen.append(self.model.jit_compile)
+
+    devices, hidden = tf.config.list_physical_devices, tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda k=None: [hidden] if k == "GPU" else devices(k))
+    run([phase(epochs=1)], callbacks=[Seen()])
+    assert seen == [False]

@@ -1,0 +1,138 @@
+"""Tasks: labels, baselines, and which metric decides in which direction."""
+
+import keras
+import numpy as np
+import pytest
+
+from thaw import Classification
+from thaw.tasks import class_numbers, first_metric, monitor_of
+
+
+def found(**metrics):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(9, "softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", **metrics)
+    return first_metric(model)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "is_accuracy"),
+    [
+        ("accuracy", "accuracy", True),
+        ("acc", "acc", True),
+        ("sparse_categorical_accuracy", "sparse_categorical_accuracy", True),
+        (keras.metrics.categorical_accuracy, "categorical_accuracy", True),
+        (keras.metrics.SparseCategoricalAccuracy(name="right"), "right", True),
+        (keras.metrics.BinaryAccuracy(), "binary_accuracy", True),
+        ("sparse_top_k_categorical_accuracy", "sparse_top_k_categorical_accuracy", False),
+        (keras.metrics.SparseTopKCategoricalAccuracy(name="accuracy"), "accuracy", False),
+        (keras.metrics.AUC(name="area_accross"), "area_accross", False),
+        ("mae", "mae", False),
+        (lambda y, p: p, "lambda", False),  # as it stands in the logs
+    ],
+)
+def test_top_1_accuracy_and_nothing_else(metric, name, is_accuracy):
+    assert found(metrics=[metric, "accuracy"]) == (name, is_accuracy)
+
+
+def test_no_metric_and_weighted_ones():
+    assert found() == (None, False)
+    assert found(weighted_metrics=["acc"]) == ("acc", True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "mode"),
+    [
+        ("accuracy", "val_accuracy", "max"),
+        ("mse", "val_mse", "min"),
+        ("mae", "val_mae", "min"),
+        (keras.metrics.MeanSquaredError(), "val_mean_squared_error", "min"),
+        (keras.metrics.mean_absolute_percentage_error, "val_mean_absolute_percentage_error", "min"),
+        (keras.metrics.sparse_categorical_crossentropy, "val_sparse_categorical_crossentropy", "min"),
+        (keras.metrics.KLDivergence(), "val_kl_divergence", "min"),
+        (keras.metrics.F1Score(average="macro"), "val_f1_score", "max"),
+        (keras.metrics.AUC(name="auc_loss_like"), "val_auc_loss_like", "max"),  # the name says nothing
+        (keras.metrics.SparseCategoricalAccuracy(name="gloss_accuracy"), "val_gloss_accuracy", "max"),
+    ],
+)
+def test_monitor_of_asks_the_metric_for_its_direction(metric, name, mode):
+    """B2 of the first version: a name that held "loss" or "error" was minimized, and anything unknown maximized."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=[metric])
+    assert monitor_of(model) == (name, mode)
+    assert monitor_of(model, validation=False) == ("loss", "min")
+    assert monitor_of(model, "loss") == ("val_loss", "min")
+
+
+def edit_distance(y, p):
+    return keras.ops.mean(keras.ops.abs(y - p[:, 0]))
+
+
+def test_monitor_of_refuses_a_metric_without_a_direction():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    for metric in (edit_distance, keras.metrics.Mean(name="edit_distance")):
+        model.compile("adam", "mse", metrics=[metric])
+        with pytest.raises(
+            ValueError, match=r"edit_distance does not declare .* mode=\"min\" \(--metric NAME --mode max"
+        ):
+            monitor_of(model)
+        assert monitor_of(model, mode="min") == ("val_edit_distance", "min")
+        assert monitor_of(model, "edit_distance", "max") == ("val_edit_distance", "max")
+    with pytest.raises(ValueError, match="mode='up'; expected"):
+        monitor_of(model, mode="up")
+
+
+def test_monitor_of_several_outputs_and_of_a_callback():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, {"a": keras.layers.Dense(1, name="a")(inputs), "b": keras.layers.Dense(1)(inputs)})
+    model.compile("adam", {"a": "mse", "b": "mse"}, metrics={"a": ["mae"], "b": ["mse"]})
+    assert monitor_of(model) == ("val_loss", "min")
+    assert monitor_of(model, "val_a_mae") == ("val_a_mae", "min")
+    assert monitor_of(model, "retention", "max") == ("retention", "max")
+    assert monitor_of(model, "val_a_loss") == ("val_a_loss", "min")
+
+
+def test_classification_encodes_and_decodes():
+    task = Classification(("ant", "bee", "3"))
+    assert (task.units, task.loss, task.monitor, task.mode) == (3, "sparse_categorical_crossentropy", "accuracy", "max")
+    assert task.encode(["bee", 3, "ant"]).tolist() == [1, 2, 0]
+    assert task.decode(np.eye(3)[[2, 0]]) == ["3", "ant"]
+    assert task.baseline([0, 1, 1, 1]) == 0.75
+    assert Classification.of(2).labels == ("0", "1")
+    with pytest.raises(ValueError, match="'wasp' is no label of the task; expected one of ant, bee, 3"):
+        task.encode(["wasp"])
+    for labels, message in (((), "there are 0"), (("a",), "there are 1"), (("a", "a"), "'a' is there twice")):
+        with pytest.raises(ValueError, match=message):
+            Classification(labels)
+
+
+@pytest.mark.parametrize(
+    ("y", "numbers"),
+    [
+        ([0, 2, 1], [0, 2, 1]),
+        ([[0], [2]], [0, 2]),
+        (np.eye(3)[[2, 0]], [2, 0]),
+        (np.array([1.0, 0.0], "float32"), [1, 0]),
+        ([True, False], [1, 0]),
+    ],
+)
+def test_class_numbers(y, numbers):
+    assert (
+        class_numbers(y).tolist() == class_numbers(y, 3 if np.ndim(y) == 2 and np.shape(y)[1] == 3 else None).tolist()
+    )
+    assert class_numbers(y).tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "message"),
+    [
+        ([0.5, 1.0], None, r"The labels are float64 of shape \(2,\); expected one class number"),
+        ([[0.5, 0.5]], None, "shares of 2 classes"),
+        (["a"], None, "The labels are <U1"),
+        ([0, 3], 3, "go from 0 to 3; expected class numbers 0 to 2"),
+        ([-1, 0], 3, "go from -1 to 0"),
+        (np.zeros((2, 2, 2)), None, r"of shape \(2, 2, 2\)"),
+    ],
+)
+def test_class_numbers_refuses(y, classes, message):
+    with pytest.raises(ValueError, match=message):
+        class_numbers(y, classes)

@@ -1,0 +1,139 @@
+"""``thaw.tune``: the whole job in Python, the same as the command."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import thaw
+from thaw import Plan
+
+PROBE = Plan.named("probe", epochs=1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    import keras
+    from keras import layers
+
+    place, rng = tmp_path_factory.mktemp("tune"), np.random.default_rng(0)
+    for label, level in (("dark", 100), ("light", 150)):
+        (place / "photos" / label).mkdir(parents=True)
+        for i in range(30):
+            pixels = np.clip(rng.normal(level, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(place / "photos" / label / f"{i}.png")
+    keras.utils.set_random_seed(1)
+    net = [keras.Input((16, 16, 3)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3, 2, activation="relu")]
+    keras.Sequential(net, name="small").save(place / "small.keras")
+    return place
+
+
+def weights_of(run):
+    return run.manifest["weights_sha256"]
+
+
+def test_tune_does_what_the_command_does(place, tmp_path, capsys):
+    from thaw.cli.main import main
+
+    options = {"model": str(place / "small.keras"), "plan": "probe", "epochs": 2, "seed": 1, "rotation": 0.1}
+    run = thaw.tune(place / "photos", tmp_path / "python", **options, verbose=0)
+    assert capsys.readouterr() == ("", "")
+    given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", str(place / "photos"), "-o", str(tmp_path / "command"), *given])
+    assert ended.value.code == 0
+    command = thaw.open_run(tmp_path / "command")
+    assert weights_of(run) == weights_of(command)
+    assert run.metrics == command.metrics
+    assert run.config == command.config
+    assert run.plan == command.plan == Plan.named("probe", epochs=2)
+
+
+def test_tune_returns_a_run_that_is_open(place, tmp_path):
+    run = thaw.tune(place / "photos", tmp_path / "run", model=str(place / "small.keras"), plan=PROBE, verbose=0)
+    x = np.zeros((1, 16, 16, 3), np.uint8)
+    loaded = thaw.open_run(tmp_path / "run").model
+    np.testing.assert_array_equal(run.model.predict(x, verbose=0), loaded.predict(x, verbose=0))
+    assert not run.model.compiled
+    assert run.labels == ("dark", "light")
+    assert run.metrics == json.loads((tmp_path / "run/metrics.json").read_text())
+    assert {stage["stage"] for stage in run.metrics["weight_change"]} == {"stage1", "head"}
+    assert set(run.metrics["weight_change_by_phase"]) == {"head"}
+
+
+def test_tune_takes_splits_a_model_and_callbacks(place, tmp_path):
+    import keras
+
+    class Count(thaw.TuneCallback):
+        phases = epochs = 0
+
+        def on_phase_begin(self, phase, stages):
+            self.phases += 1
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.epochs += 1
+
+    from_file = thaw.tune(place / "photos", tmp_path / "a", model=str(place / "small.keras"), plan=PROBE, verbose=0)
+    splits, count = thaw.load_images(place / "photos", image_size=16), Count()
+    model = keras.saving.load_model(place / "small.keras")
+    run = thaw.tune(splits, tmp_path / "b", model=model, plan=PROBE, callbacks=[count], verbose=0)
+    assert (count.phases, count.epochs) == (1, 1)
+    assert weights_of(run) == weights_of(from_file)
+    assert "data" not in run.config
+    assert "model" not in run.config
+    assert run.config["plan"] == "plan.toml"
+
+
+def test_tune_keeps_the_augmentation_of_splits(place, tmp_path):
+    import dataclasses
+
+    splits, seen = thaw.load_images(place / "photos", image_size=16), []
+
+    def darken(image, seed):
+        seen.append(1)
+        return image / 2
+
+    train = dataclasses.replace(splits.train, augment=darken)
+    splits = dataclasses.replace(splits, train=train)
+    thaw.tune(splits, tmp_path / "run", model=str(place / "small.keras"), plan=PROBE, verbose=0)
+    assert seen
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"plan": PROBE, "epochs": 3}, "epochs is set in the plan; leave it out"),
+        ({"plan": "probe", "minutes": 3}, "--minutes is for advice"),
+        ({"optimizer": "adm"}, "optimizer='adm'; expected one of adamw"),
+        ({"clip_norm": float("nan")}, "clip_norm=nan; expected a number from 0"),
+        ({"precision": "half"}, "precision='half'; expected one of auto"),
+        ({"learning_rate": -1}, "expected a number above 0"),
+        ({"plan": "prob"}, 'There is no plan "prob"'),
+    ],
+)
+def test_tune_refuses_invalid_options_before_images_are_read(place, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        thaw.tune(place / "photos", tmp_path / "run", verbose=0, **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("train", ["head", 0])
+def test_find_rate_of_no_stage_below_the_head_is_that_of_the_head(place, train):
+    """B3: 0 stages below the head are the head; neither trains it beforehand."""
+    result = thaw.find_rate(place / "photos", train=train, model=str(place / "small.keras"), verbose=0)
+    assert np.allclose(
+        result.losses[:, 0], np.log(2), atol=1e-3
+    )  # a head of zeros: every class has the same probability
+
+
+def test_check_of_a_model_a_run_and_images(place, tmp_path):
+    thaw.tune(place / "photos", tmp_path / "run", model=str(place / "small.keras"), plan=PROBE, verbose=0)
+    for path, kind in ((place / "small.keras", "model"), (tmp_path / "run", "run"), (place / "photos", "data")):
+        found, findings = thaw.check(path, image_size=16)
+        assert found == kind
+        assert not [f for f in findings if f["level"] == "error"]
+    with pytest.raises(
+        FileNotFoundError, match="nowhere does not exist; expected a model file, a run folder or images"
+    ):
+        thaw.check("nowhere")

@@ -1,0 +1,112 @@
+"""Everything that a result depends on changes the identity, and nothing else does."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+
+from thaw.data.dataset import Dataset
+from thaw.plan import Plan
+from thaw.training.checkpoint import fingerprint_run
+
+
+def identity(model_seed=0, optimizer=None, loss="mse", plan="probe", n=4, label=0, weight=None, batch_size=8, seed=0):
+    keras.utils.set_random_seed(model_seed)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(optimizer or keras.optimizers.Adam(), loss)
+    y = np.zeros(n)
+    y[0] = label
+    examples = Dataset(x=np.arange(2.0 * n).reshape(n, 2), y=y, sample_weight=weight)
+    return fingerprint_run(model, Plan.named(plan), (examples, None), batch_size, seed)
+
+
+def test_the_same_again():
+    assert identity() == identity()
+    assert len(identity()) == 64
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model_seed": 1},
+        {"optimizer": keras.optimizers.Adam(beta_1=0.8)},
+        {"optimizer": keras.optimizers.SGD()},
+        {"loss": "mae"},
+        {"loss": keras.losses.Huber(delta=2.0)},
+        {"plan": "full"},
+        {"n": 5},
+        {"label": 1},
+        {"weight": np.ones(4)},
+        {"batch_size": 4},
+        {"seed": 1},
+    ],
+)
+def test_what_matters(changed):
+    assert identity(**changed) != identity()
+
+
+def test_settings_inside_a_loss_scale_optimizer_matter():
+    def scaled(rate):
+        return identity(optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(beta_1=rate)))
+
+    assert scaled(0.9) == scaled(0.9)
+    assert scaled(0.9) != scaled(0.5)
+
+
+OF_FUNCTIONS = """
+import functools, keras, numpy as np
+from thaw.plan import Plan
+from thaw.training.checkpoint import fingerprint_run
+
+def bend(y, p, by=1):
+    return keras.ops.mean((y - p) ** 2) * by
+
+class Own(keras.losses.Loss):
+    def __init__(self, function, **more):
+        super().__init__(**more)
+        self.function = function
+    def call(self, y, p):
+        return self.function(y, p)
+    def get_config(self):
+        return super().get_config() | {"function": self.function, "all": [self.function, object()]}
+
+class Serialized(Own):
+    def get_config(self):
+        return super().get_config() | {"function": keras.saving.serialize_keras_object(self.function), "all": 0}
+
+mean = keras.losses.MeanSquaredError
+for loss, metrics in (
+    ("mse", [bend]),
+    ("mse", [lambda y, p: bend(y, p)]),
+    ("mse", [keras.metrics.MeanMetricWrapper(bend)]),
+    (bend, ["mae"]),
+    (lambda y, p: bend(y, p), ["mae"]),
+    (Own(bend), []),
+    (Own(functools.partial(bend, by=2)), []),
+    (Own(functools.partial(bend, by=3)), []),
+    (Serialized(lambda y, p: bend(y, p)), []),
+):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("adam", loss, metrics=metrics)
+    print(fingerprint_run(model, Plan.named("probe"), (), 8, 0))
+"""
+
+
+def test_functions_are_the_same_in_every_process(tmp_path):
+    found = []
+    for seed in ("1", "2"):  # another order of hashes, and other addresses
+        held = "held = [object() for _ in range(9999)]" if seed == "2" else ""
+        (tmp_path / f"{seed}.py").write_text(held + OF_FUNCTIONS)
+        command = [sys.executable, str(tmp_path / f"{seed}.py")]
+        paths = os.pathsep.join(sys.path)
+        env = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout.split())
+    assert found[0] == found[1]
+    assert len(set(found[0])) == len(found[0])

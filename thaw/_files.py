@@ -1,0 +1,280 @@
+"""Write files atomically, lock and hash them, and convert values to JSON and TOML."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+LOCK = ".lock"
+MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
+FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
+    """Return the folder in which features and decoded images are cached between runs.
+
+    Args:
+        cache_dir: the folder asked for. Defaults to ``$THAW_CACHE``, else ``$XDG_CACHE_HOME/thaw``, else
+            ``~/.cache/thaw``.
+
+    Returns:
+        An absolute ``pathlib.Path``; it need not exist.
+
+    Example:
+        >>> from thaw._files import cache_root
+        >>> cache_root("mine").name
+        'mine'
+    """
+    if cache_dir is None:
+        own = os.environ.get("THAW_CACHE")
+        cache_dir = own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "thaw")
+    return Path(cache_dir).expanduser().absolute()
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[Path], object], *, flush: bool = True) -> Path:
+    """Write a file so that a full disk or a kill leaves either the old content or the new one.
+
+    The content is written to a temporary file in the same folder, flushed to the disk, and renamed. (Keras saves over
+    the old file: a full disk destroys both.)
+
+    Args:
+        path: path of the file; its folder is created where it is missing.
+        write: function of the path of the temporary file, which has the same extension.
+        flush: wait until the content is on the disk, so that it survives a power failure; default ``True``. ``False``
+            is much faster for many small files that can be computed again.
+
+    Returns:
+        ``path`` as a ``pathlib.Path``.
+
+    Raises:
+        OSError: the disk is full or cannot be written to; the old content is intact.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from thaw._files import write_atomically
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "note.txt")
+        >>> write_atomically(path, lambda temporary: temporary.write_text("saved")).read_text()
+        'saved'
+    """
+    write_all({path: write}, flush=flush)
+    return Path(path)
+
+
+def write_all(writers: dict[str | os.PathLike, Callable[[Path], object]], *, flush: bool = True) -> None:
+    """Write several files as :func:`write_atomically` does: all of them, or none.
+
+    Args:
+        writers: for each path, the function that writes it. The files are written, and then renamed, in this order.
+        flush: wait until the contents are on the disk; default ``True``.
+
+    Raises:
+        OSError: the disk is full or cannot be written to; the old contents are intact.
+    """
+    temporary = {}
+    try:
+        for path, write in writers.items():
+            path = Path(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # The extension stays: Keras chooses the format by it.
+                temporary[path] = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}{path.suffix}")
+                write(temporary[path])
+                if flush:
+                    _flush(temporary[path])
+            except Exception as error:
+                cause = _disk_error(error)
+                if cause is None:
+                    raise
+                raise _explained(cause, path) from error
+        for path, new in temporary.items():
+            try:
+                os.replace(new, path)
+            except OSError as error:
+                raise _explained(error, path) from error
+        for folder in {path.parent for path in temporary} if flush else ():
+            _flush(folder)
+    finally:
+        for new in temporary.values():
+            new.unlink(missing_ok=True)
+
+
+def write_text(text: str) -> Callable[[Path], object]:
+    """Return a function that writes a text as UTF-8, for :func:`write_atomically` and :func:`write_all`.
+
+    Args:
+        text: the content of the file.
+
+    Returns:
+        A function of a path.
+    """
+    return lambda path: path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _flush(path):
+    # Not every system can open a folder for this; its entry then reaches the disk a little later.
+    if path.is_dir() and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_error(error):
+    """Find the error of the disk behind an exception: a writer may fail on its own half-written file."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno:
+            return error
+        if "No space left on device" in str(error):
+            return OSError(errno.ENOSPC, "No space left on device")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _explained(error, path):
+    if error.errno in FULL_DISK_ERRORS:
+        folder = path.parent
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free / 1e6
+        message = (
+            f"There is no room on the disk for {path} ({free:.0f} MB free, or the limit for one user or one file is "
+            "reached); the file that was there before is unharmed. Free some space and give the same command again."
+        )
+    else:
+        message = (
+            f"{path} cannot be written ({error.strerror or error}); the file that was there before is unharmed. "
+            "Name another folder, or change its permissions."
+        )
+    explained = type(error)(message)
+    explained.errno = error.errno  # set afterwards, so that the message is shown without a number in front
+    return explained
+
+
+@contextlib.contextmanager
+def lock_run(folder: str | os.PathLike):
+    """Lock a run folder for this process; the system releases the lock when the process ends, even if it is killed.
+
+    Args:
+        folder: the run folder; created where it is missing.
+
+    Yields:
+        The folder as a ``pathlib.Path``.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        OSError: the folder cannot be created.
+
+    Example:
+        >>> import tempfile
+        >>> from thaw._files import lock_run
+        >>> with lock_run(tempfile.mkdtemp()) as folder:
+        ...     folder.is_dir()
+        True
+    """
+    import filelock
+
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; expected a folder for the run. Name another one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / LOCK, is_singleton=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise BlockingIOError(
+            f"Another run is using {folder}; wait until it has ended, or name another folder."
+        ) from None
+    try:
+        yield folder
+    finally:
+        lock.release()
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def to_jsonable(value, *omit):
+    """Convert a result to the dicts, lists, strings and numbers that JSON can hold.
+
+    Args:
+        value: a dataclass, an array, a list, a dict, a number or a string; each may hold the others. NaN and infinity,
+            which JSON does not have, become ``None``.
+        omit: names of dataclass fields to leave out.
+
+    Returns:
+        The converted value.
+
+    Example:
+        >>> from thaw._files import to_jsonable
+        >>> import dataclasses
+        >>> result = dataclasses.make_dataclass("Result", ["score", "errors"])(float("nan"), [1])
+        >>> to_jsonable(result, "errors")
+        {'score': None}
+    """
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: to_jsonable(getattr(value, name), *omit) for name in names if name not in omit}
+    if isinstance(value, dict):
+        return {str(name): to_jsonable(item, *omit) for name, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [to_jsonable(item, *omit) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value) -> str:
+    """Write a result as indented JSON.
+
+    Args:
+        value: as for :func:`to_jsonable`.
+
+    Returns:
+        A string that ends in a line break.
+    """
+    return json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_toml(value) -> str:
+    """Write a value as TOML.
+
+    Args:
+        value: a string, a number, a boolean, or a list or tuple of these.
+
+    Returns:
+        A string on one line.
+
+    Example:
+        >>> from thaw._files import to_toml
+        >>> to_toml(("stage1", 2, True))
+        '["stage1", 2, true]'
+    """
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(to_toml, value)) + "]"
+    if isinstance(value, str):
+        # A JSON string is a TOML basic string, except DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,0 +1,193 @@
+"""advise: which stages to fine-tune, at what learning rate, and whether it is worth it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from thaw._validation import as_int, as_number
+from thaw.advice.search import PlanSearch
+from thaw.advice.trials import ONE_CLASS_EACH
+from thaw.plan import Phase
+from thaw.tasks import class_numbers
+
+EPOCHS = 10
+MIN_EXAMPLES_FOR_ADVICE = 20  # to train on and to score on; with fewer nothing differs beyond chance
+
+
+def advise(
+    model,
+    x,
+    y=None,
+    *,
+    validation_data,
+    sample_weight=None,
+    class_weight=None,
+    head="new",
+    minutes=None,
+    epochs=EPOCHS,
+    head_epochs=None,
+    learning_rate=None,
+    l2_sp=0.0,
+    scratch=True,
+    batch_size=32,
+    seed=0,
+    callbacks=(),
+):
+    """Search for the stages to fine-tune, the learning rate, and whether fine-tuning is worth it.
+
+    Three things are measured. A probe of every stage with frozen features, also of the same network with random
+    weights. A learning curve, with a quarter, a half and all of the data. And short trials: the head alone, from there
+    two stages at two learning rates and then, from the best, one step at a time to other rates and depths, by
+    successive halving (Jamieson and Talwalkar 2016) and :func:`thaw.fine_tune`, so that frozen stages are computed once
+    for all trials. A trial from random weights is made where it is cheap, where pre-training does not show, or where
+    there are many examples for the size of the network. The trial with the best score on the validation data is chosen;
+    but frozen features where the difference is within its standard error, and with ``head="kept"`` the trial with the
+    fewest trained weights.
+
+    The score is the accuracy where the first metric of the model is one, else minus the log loss. The budget is
+    counted in operations beforehand, so that the same call gives the same advice on a busy machine. Call
+    :func:`thaw.seed_everything` before for bit-identical trials. The features of frozen stages are cached on disk,
+    where the fine-tuning that follows finds them.
+
+    Args:
+        model: a built and compiled functional or sequential ``keras.Model`` with a head. It is bit-identical
+            afterwards, also after an error.
+        x: inputs as ``fit`` takes them, or a :class:`thaw.Dataset`; see :func:`thaw.as_dataset`.
+        y: ``(n,)`` labels, one class for each example; ``None`` where ``x`` brings them. Default ``None``.
+        validation_data: ``(x, y)``, ``(x, y, sample_weight)`` or a :class:`thaw.Dataset` to score the trials on.
+        sample_weight: ``(n,)`` weights in the loss. Default ``None``.
+        class_weight: dict from class number to weight in the loss. Default ``None``.
+        head: ``"new"``: the head is untrained, and is trained first. ``"kept"``: the model is trained for this task
+            already, and the data have shifted; single stages are then tried alone too (Lee et al. 2022). Default
+            ``"new"``.
+        minutes: budget of the search on two cores. Default ``None``: what ``probe_then_tune`` itself would take, from 1
+            to 5.
+        epochs: epochs of the phase that trains the backbone. Default 10.
+        head_epochs: epochs of the head alone. Default ``None``: 300 steps.
+        learning_rate: the only peak learning rate to try for the backbone. Default ``None``: several.
+        l2_sp: strength of L2-SP, as in :class:`thaw.Phase`. Default 0.
+        scratch: whether to try random weights where that is cheap enough. Default ``True``.
+        batch_size: examples in a batch. Default 32.
+        seed: seed of the order of the examples, of the sampling and of the bootstrap. Default 0.
+        callbacks: :class:`thaw.TuneCallback` s, for ``on_trial`` and ``on_trial_end``. Default ``()``.
+
+    Returns:
+        :class:`thaw.advice.result.Advice`: a plan, and the evidence for it.
+
+    Raises:
+        ValueError: fewer than 20 examples to train or to score on, labels that are not one class for each, a model
+            without a head, or a mistake that :func:`thaw.fine_tune` finds before its first step.
+        FloatingPointError: the head alone diverged at every learning rate.
+
+    Example:
+        >>> from thaw import advise, fine_tune
+        >>> advice = advise(model, x, y, validation_data=(xv, yv), minutes=3)               # doctest: +SKIP
+        >>> print(advice)                                                                   # doctest: +SKIP
+        >>> history = fine_tune(model, advice.plan, x, y, validation_data=(xv, yv))         # doctest: +SKIP
+    """
+    from thaw.data.conversion import as_dataset, as_validation
+    from thaw.models.state import preserve_model
+
+    settings = AdviceSettings(
+        head=head,
+        minutes=minutes,
+        epochs=epochs,
+        head_epochs=head_epochs,
+        learning_rate=learning_rate,
+        l2_sp=l2_sp,
+        scratch=scratch,
+        batch_size=batch_size,
+        seed=seed,
+        callbacks=tuple(callbacks),
+    )
+    _check_model(model)
+    train = as_dataset(x, y, sample_weight, name="training data", labelled=True)
+    validation = as_validation(validation_data)
+    if validation is None:
+        raise ValueError("Advice needs data to score trials on; give validation_data=(x, y).")
+    train, validation = (_with_keys(_checked(part)) for part in (train, validation))
+    train = train.weighted(class_weight)
+    _raise_on_mistakes(model, train, validation)
+    with preserve_model(model):
+        return PlanSearch(settings, model, train, validation).advice()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdviceSettings:
+    """The settings of :func:`advise`, checked.
+
+    Args:
+        head, minutes, epochs, head_epochs, learning_rate, l2_sp, scratch, batch_size, seed, callbacks: as in
+            :func:`advise`.
+
+    Raises:
+        ValueError: an invalid value.
+    """
+
+    head: str
+    minutes: float | None
+    epochs: int
+    head_epochs: int | None
+    learning_rate: float | None
+    l2_sp: float
+    scratch: bool
+    batch_size: int
+    seed: int
+    callbacks: tuple
+
+    def __post_init__(self):
+        if self.head not in ("new", "kept"):
+            raise ValueError(f'head={self.head!r}; expected "new" or "kept".')
+        for name in ("minutes", "epochs", "batch_size", "seed", "learning_rate", "head_epochs", "l2_sp"):
+            object.__setattr__(self, name, as_number(getattr(self, name)))
+        as_int("batch_size", self.batch_size, 1)
+        as_int("seed", self.seed)
+        if self.minutes is not None and not (isinstance(self.minutes, (int, float)) and 0 < self.minutes < math.inf):
+            raise ValueError(f"minutes={self.minutes!r}; expected a number above 0.")
+        # Phase checks its own values.
+        rate = 1e-3 if self.learning_rate is None else self.learning_rate
+        Phase(name="tune", epochs=self.epochs, learning_rate=rate, l2_sp=self.l2_sp)
+        Phase(name="head", epochs=1 if self.head_epochs is None else self.head_epochs)
+
+
+def _check_model(model):
+    from thaw.models.stages import HEAD, calls_of, stages_of
+
+    if not model.built or not model.compiled:
+        raise ValueError(f"{model.name} is not compiled; call model.compile(optimizer, loss, metrics) first.")
+    if calls_of(model) is None:
+        raise ValueError(f"{model.name} is a subclassed model, whose graph cannot be read; write a plan for it.")
+    stages = stages_of(model)
+    if len(stages) < 2 or stages[-1].name != HEAD:
+        raise ValueError(f"{model.name} has no head on top of other stages; add one: attach_head(model, classes).")
+    if len(model.outputs) > 1:
+        raise ValueError(f"{model.name} has {len(model.outputs)} outputs; advice is for one. Write a plan for it.")
+
+
+def _checked(dataset):
+    if not dataset.random_access:
+        raise ValueError(
+            "Advice needs data with random access, because trials use parts of them; expected arrays or a "
+            "thaw.Dataset, not a stream such as a tf.data.Dataset."
+        )
+    class_numbers(dataset.y, expected=ONE_CLASS_EACH)
+    if len(dataset) < MIN_EXAMPLES_FOR_ADVICE:
+        raise ValueError(
+            f"There are {len(dataset)} examples; expected at least {MIN_EXAMPLES_FOR_ADVICE} to train on and to score "
+            "on, because with fewer nothing differs beyond chance. Name a plan, such as probe_then_tune."
+        )
+    return dataset
+
+
+def _with_keys(dataset):
+    """Compute the keys of the examples once, and not again for every part of them."""
+    return dataset if dataset.is_files or dataset.keys is not None else dataset.replace(keys=dataset.content_keys)
+
+
+def _raise_on_mistakes(model, train, validation):
+    from thaw.checks import check_data, raise_on_errors
+    from thaw.training.optimizers import clone_optimizer
+
+    raise_on_errors(check_data(model, train, validation))
+    clone_optimizer(model.optimizer)  # one that cannot be cloned is refused now

@@ -1,1 +1,0 @@
-"""What of a model to tune, and whether: measured and tried, and nothing changed."""

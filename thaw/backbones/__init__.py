@@ -1,1 +1,0 @@
-"""Pre-trained models at hand: raw pixels in, features out, preprocessing inside."""

@@ -1,0 +1,321 @@
+"""Commands of the main job: plan, advise, tune, evaluate, predict, cache."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thaw.cli.options import (
+    Batch,
+    Data,
+    Epochs,
+    Flips,
+    HeadEpochs,
+    Json,
+    MaxBad,
+    Minutes,
+    Model,
+    PlanName,
+    Preprocessing,
+    Rate,
+    Seed,
+    Size,
+    Weights,
+    import_keras,
+    open_backbone,
+    open_images,
+    require_data,
+)
+from thaw.cli.output import duration, print_json, print_metrics, print_table, report
+
+
+def plan(
+    name: Annotated[str, typer.Argument(help="probe, probe_then_tune, gradual, full, or a .toml file.")],
+    model: Model = "efficientnet_lite0",
+    weights: Weights = "imagenet",
+    preprocessing: Preprocessing = "auto",
+    images: Annotated[int, typer.Option(min=1, help="Number of training images.")] = 1000,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 2,
+    image_size: Size = None,
+    batch_size: Batch = 32,
+    epochs: Epochs = None,
+    head_epochs: HeadEpochs = None,
+    learning_rate: Rate = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Print the plan as TOML, to edit.")] = False,
+    as_json: Json = False,
+):
+    """Show what each phase of a plan trains, at what rates, and for how long on this machine."""
+    from thaw.plan import read_plan
+
+    chosen = read_plan(name, epochs=epochs, head_epochs=head_epochs, learning_rate=learning_rate)
+    if toml:
+        return typer.echo(chosen.to_toml(), nl=False)
+    backbone = open_backbone(model, weights, preprocessing, image_size=image_size)
+
+    from thaw.models.heads import attach_head
+    from thaw.training.forecasting import forecast
+
+    tuned = attach_head(backbone, classes)
+    counts = (images, max(1, images // 5))
+    forecast(tuned, chosen, counts, measure=False)  # finds a stage that does not exist at once
+    report("Timing a few batches of each phase ...")
+    forecasts = forecast(tuned, chosen, counts, batch_size=batch_size)
+    if as_json:
+        return print_json(forecasts)
+    print_table(
+        ["phase", "epochs", "trains", "weights", "rates", "about"],
+        [
+            (
+                f.phase,
+                phase.epochs,
+                " ".join(f.stages),
+                f"{f.parameters:,}",
+                " ".join(f"{rate:.2g}" for rate in f.rates.values()),
+                duration(f.seconds),
+            )
+            for f, phase in zip(forecasts, chosen)
+        ],
+    )
+    report(f"About {duration(sum(f.seconds for f in forecasts))} for {images:,} training images on this machine.")
+
+
+def advise(
+    data: Data,
+    model: Model = "efficientnet_lite0",
+    weights: Weights = "imagenet",
+    preprocessing: Preprocessing = "auto",
+    minutes: Minutes = None,
+    epochs: Epochs = None,
+    learning_rate: Rate = None,
+    image_size: Size = None,
+    batch_size: Batch = 32,
+    seed: Seed = 0,
+    flips: Flips = "horizontal",
+    max_bad: MaxBad = 0.05,
+    as_json: Json = False,
+):
+    """Measure what of a backbone to fine-tune on these images, at what rate, and whether it is worth it."""
+    require_data(data)
+    import_keras()
+    import dataclasses
+
+    from thaw.advice.advise import EPOCHS
+    from thaw.advice.advise import advise as ask
+    from thaw.data.augmentation import augment
+    from thaw.models.heads import attach_head
+    from thaw.models.state import seed_everything
+    from thaw.runs.resolved_plan import too_few
+    from thaw.training.callbacks import ProgressBar
+
+    augmentation = augment(flips=flips)
+    seed_everything(seed)
+    backbone = open_backbone(model, weights, preprocessing, image_size=image_size)
+    splits = open_images(data, backbone.input_shape[1], seed, max_bad)
+    if few := too_few(splits.train, splits.validation):
+        raise ValueError(f"{few}: take more images, or fine-tune without advice: thaw tune {data} -o RUN.")
+    train = dataclasses.replace(splits.train.weighted(splits.class_weight), augment=augmentation)
+    with ProgressBar() as progress:
+        advice = ask(
+            attach_head(backbone, splits.task, seed=seed),
+            train,
+            validation_data=splits.validation,
+            minutes=minutes,
+            epochs=epochs or EPOCHS,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            seed=seed,
+            callbacks=[progress],
+        )
+    if as_json:
+        return print_json(advice.to_dict())
+    typer.echo(str(advice))
+    report("Nothing was changed. thaw tune with the same options and -o RUN gets the same advice and follows it.")
+
+
+def _read_config(ctx: typer.Context, path: Path | None):
+    """Take the values of options that are not given on the command line from a file."""
+    if path is not None:
+        from thaw.runs.config import read_config
+
+        known = [p.name for p in ctx.command.params if p.name not in ("config", "as_json", "verbose", "help")]
+        # As text: the parser checks them as if they had been typed.
+        ctx.default_map = {name: str(value) for name, value in read_config(path, known).items()}
+    return path
+
+
+def tune(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=_read_config,
+            is_eager=True,
+            help="A TOML file of these options, such as the config.toml of a run; those given here win.",
+        ),
+    ] = None,
+    plan: PlanName = "auto",
+    minutes: Minutes = None,
+    model: Model = "efficientnet_lite0",
+    weights: Weights = "imagenet",
+    preprocessing: Preprocessing = "auto",
+    epochs: Epochs = None,
+    head_epochs: HeadEpochs = None,
+    learning_rate: Rate = None,
+    image_size: Size = None,
+    batch_size: Batch = 32,
+    seed: Seed = 0,
+    flips: Flips = "horizontal",
+    rotation: Annotated[float, typer.Option(help="Augment by rotating, up to this fraction of a full turn.")] = 0.0,
+    zoom: Annotated[float, typer.Option(help="Augment by zooming, up to this fraction.")] = 0.0,
+    max_bad: MaxBad = 0.05,
+    optimizer: Annotated[str, typer.Option(help="A Keras optimizer, such as adamw, adam, sgd or lion.")] = "adamw",
+    clip_norm: Annotated[
+        float, typer.Option(min=0, help="Largest global norm of the gradients; 0: no clipping.")
+    ] = 1.0,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="End a phase after so many epochs without a better validation score.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="auto (float32 on a CPU), float32, mixed_float16 or mixed_bfloat16.")
+    ] = "auto",
+    l2_sp: Annotated[
+        float | None,
+        typer.Option(min=0, help="L2-SP: penalize the distance from the pre-trained weights; 0.001 to 0.1 is usual."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Metric that decides which epoch is best, such as loss; default: the accuracy.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="Which direction of --metric is better: min or max.")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Column of the CSV file whose values stay within one split, such as a patient.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Column of the CSV file to split by: the latest images are the test.")
+    ] = None,
+    retain: Annotated[
+        Path | None,
+        typer.Option(help="Images of the source task, to measure forgetting on: a folder or a CSV file."),
+    ] = None,
+    max_forgetting: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Fraction of the source score that may be lost, such as 0.02; else exit 4."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print a line for each epoch, however short.")] = False,
+    as_json: Json = False,
+):
+    """Fine-tune a backbone on images; the same command resumes an interrupted run.
+
+    Exit code 4: the run is written, and it forgets more than --max-forgetting allows.
+    """
+    options = {name: value for name, value in locals().items() if name not in ("data", "out", "config", "as_json")}
+    options |= {"monitor": options.pop("metric"), "verbose": 2 if verbose else "auto"}
+    from thaw.workflow import check_options, tune
+
+    check_options(data, out, options)
+    import_keras()
+    run = tune(data, out, **options)
+    print_metrics(run.metrics, as_json)
+    report(f"The model is {out / 'model.keras'}: a plain Keras file.")
+    if not run.metrics.get("retention", {}).get("inside", True):
+        raise typer.Exit(4)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    data: Annotated[Path | None, typer.Argument(help="Labelled images, a folder or a CSV file.")] = None,
+    as_json: Json = False,
+):
+    """Measure the model of a run on labelled images; without any, show its metrics."""
+    from thaw.runs.folder import open_run
+
+    opened = open_run(run)
+    if data is None:
+        return print_metrics(opened.metrics, as_json)
+    import_keras()
+    from thaw.training.callbacks import count_progress
+
+    with count_progress() as progress:
+        metrics = opened.evaluate(data, progress=progress)
+    for path, reason in metrics["rejected"].items():
+        report(f"left out: {path} {reason}")
+    print_metrics(metrics, as_json)
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    files: Annotated[list[Path], typer.Argument(help="Images.")],
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to report for each image.")] = 3,
+    as_json: Json = False,
+):
+    """Predict the classes of images with the model of a run."""
+    from thaw.runs.folder import open_run
+
+    opened = open_run(run)
+    import_keras()
+    predictions = opened.predict(files, top=top)
+    if as_json:
+        print_json(predictions)
+    else:
+        rows = [
+            (
+                p["file"],
+                p["label"],
+                f"{p['probability']:.3f}",
+                ", ".join(f"{t['label']} {t['probability']:.3f}" for t in p["top"][1:]),
+            )
+            for p in predictions
+            if "error" not in p
+        ]
+        if rows:
+            print_table(["file", "label", "probability", "then"], rows)
+    unreadable = [p for p in predictions if "error" in p]
+    for prediction in unreadable:
+        report(f"{prediction['file']}: {prediction['error']}")
+    if unreadable:
+        raise typer.Exit(1)
+
+
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete it, except what a running comparison uses; other runs will stop.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+):
+    """Show what is cached on disk between runs, or delete it; it is computed again when needed."""
+    from thaw.features.cache_folder import clear_cache, list_cache
+
+    rows = list_cache()
+    total = sum(row["bytes"] for row in rows)
+    if clear:
+        loose = [row for row in rows if not row["about"].get("in_use")]
+        if loose and not yes:
+            if not sys.stdin.isatty():
+                raise ValueError("The command cannot ask whether to clear the cache; add --yes.")
+            size = sum(row["bytes"] for row in loose)
+            if not typer.confirm(f"Delete {size / 1e6:,.1f} MB? A run in progress will stop.", err=True):
+                return report("Nothing was deleted.")
+        freed = clear_cache()
+        rest = " What a comparison uses is still there." if len(loose) < len(rows) else ""
+        return print_json({"freed": freed}) if as_json else report(f"{freed / 1e6:,.1f} MB were freed.{rest}")
+    if as_json:
+        return print_json(rows)
+    if not rows:
+        return typer.echo("The cache is empty.")
+    print_table(
+        ["cached", "of", "images", "versions", "MB", "last used"],
+        [
+            (
+                row["what"],
+                row["description"],
+                f"{row['examples']:,}",
+                f"{row['rows']:,}",
+                f"{row['bytes'] / 1e6:,.1f}",
+                row["last_used"][:16].replace("T", " "),
+            )
+            for row in rows
+        ],
+    )
+    report(f"{total / 1e6:,.1f} MB in all. Times are UTC. thaw cache --clear deletes it.")

@@ -1,0 +1,264 @@
+"""as_dataset: the one conversion of what a user gives, into a Dataset or, without random access, a Stream."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from thaw.data.dataset import Dataset, leaves
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+    """Batches that can only be read from their beginning: a ``tf.data.Dataset``, a ``PyDataset`` or a generator.
+
+    It has the methods of :class:`Dataset` that need no random access. It is never materialised, its features are not
+    cached across runs, and a resumed run starts it from its beginning.
+
+    Args:
+        batches: a batched ``tf.data.Dataset`` of ``(x, y)``, ``(x, y, sample_weight)`` or ``x``.
+    """
+
+    batches: object
+
+    random_access = False
+    augment = load = None
+
+    def steps(self, batch_size=None):
+        """Return the number of batches in one epoch.
+
+        Raises:
+            ValueError: it is not known, or there is no end.
+        """
+        steps = int(self.batches.cardinality())
+        if steps < 1:
+            raise ValueError(
+                "The length of the training data set is not known, or it has no end; an epoch needs one. "
+                "Leave repeat() out, or say it: dataset.apply(tf.data.experimental.assert_cardinality(n))."
+            )
+        return steps
+
+    def ordered(self, batch_size=None):
+        """Return the batches as they come."""
+        return self.batches
+
+    def epochs(self, batch_size=None, seed=0, first=0, views=None):
+        """Return the batches, again and again."""
+        return self.batches.repeat()
+
+    def inputs(self, batch_size=None):
+        """Yield batches of inputs alone.
+
+        Raises:
+            ValueError: there is no end.
+        """
+        import tensorflow as tf
+
+        if int(self.batches.cardinality()) == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("The data set never ends; measure on one without repeat().")
+        for batch in self.batches:
+            yield batch[0] if isinstance(batch, (tuple, list)) else batch
+
+    def weighted(self, class_weight):
+        """Return the same batches with sample weights by class; ``None`` for no change."""
+        if class_weight is None:
+            return self
+        import tensorflow as tf
+
+        keys = tf.constant(list(class_weight), tf.int64)
+        values = tf.constant(list(map(float, class_weight.values())), tf.float32)
+        table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), 1.0)
+
+        def add(x, y, *weight):
+            numbers = tf.argmax(y, -1) if y.shape.rank == 2 and y.shape[-1] != 1 else tf.reshape(y, [-1])
+            factor = table.lookup(tf.cast(numbers, tf.int64))
+            return x, y, factor * tf.cast(weight[0], tf.float32) if weight else factor
+
+        return Stream(self.batches.map(add))
+
+
+def as_dataset(x, y=None, sample_weight=None, *, name="data", labelled=False):
+    """Convert what a user gives into a :class:`Dataset`, or a :class:`Stream` where there is no random access.
+
+    This is the one place where data are converted and checked; nothing behind it looks again.
+
+    Args:
+        x: arrays, lists, strings, pandas frames or tensors, or a tuple or dict of these; a :class:`Dataset`; a batched
+            ``tf.data.Dataset``, a ``keras.utils.PyDataset`` or a generator of batches, which stay streams. A pandas
+            frame of numbers becomes one array, any other a dict of its columns.
+        y: targets, one for each input; ``None`` where ``x`` brings them. Default ``None``.
+        sample_weight: ``(n,)`` weights in the loss. Default ``None``.
+        name: how an error calls the data. Default ``"data"``.
+        labelled: whether targets are needed. Default ``False``.
+
+    Returns:
+        A :class:`Dataset` or a :class:`Stream`.
+
+    Raises:
+        ValueError: another kind of data, arrays that do not belong together, or NaN or infinity in inputs or weights
+            (a memory map is not read for that).
+
+    Example:
+        >>> import numpy as np
+        >>> from thaw import as_dataset
+        >>> len(as_dataset(np.zeros((3, 2)), [0, 1, 0]))
+        3
+    """
+    import tensorflow as tf
+
+    is_stream = isinstance(x, (Stream, tf.data.Dataset)) or _is_pydataset(x) or hasattr(x, "__next__")
+    if isinstance(x, Dataset) or is_stream:
+        if y is not None or sample_weight is not None:
+            raise ValueError(f"The {name} are a {type(x).__name__}, which brings its own labels; leave y out.")
+        if is_stream:
+            return x if isinstance(x, Stream) else Stream(_batches_of(x, name))
+        dataset = x
+    else:
+        x = _structure(x, f"The {name}")
+        y = None if y is None else _targets_of(y, len(leaves(x)[0]))
+        weight = None if sample_weight is None else np.asarray(sample_weight)
+        dataset = Dataset(x=x, y=y, sample_weight=weight)
+    if labelled and dataset.y is None:
+        raise ValueError(f"The {name} have no labels: y is None; expected one label for each input.")
+    dataset._finite  # noqa: B018 (raises)
+    return dataset
+
+
+def as_validation(validation_data, name="validation data"):
+    """Convert ``validation_data`` as ``fit`` takes it.
+
+    Args:
+        validation_data: ``(x, y)`` or ``(x, y, sample_weight)``, a :class:`Dataset`, a stream, or ``None``.
+        name: how an error calls the data. Default ``"validation data"``.
+
+    Returns:
+        What :func:`as_dataset` returns, or ``None``.
+
+    Raises:
+        ValueError: another number of arrays, or what :func:`as_dataset` raises.
+
+    Example:
+        >>> import numpy as np
+        >>> from thaw.data.conversion import as_validation
+        >>> len(as_validation((np.zeros((3, 2)), [0, 1, 0])))
+        3
+    """
+    if validation_data is None:
+        return None
+    if isinstance(validation_data, (tuple, list)):
+        if len(validation_data) not in (2, 3):
+            raise ValueError(f"The {name} are {len(validation_data)} arrays; expected (x, y) or (x, y, sample_weight).")
+        return as_dataset(*validation_data, name=name, labelled=True)
+    return as_dataset(validation_data, name=name, labelled=True)
+
+
+def _is_pydataset(x):
+    import keras
+
+    return isinstance(x, keras.utils.PyDataset)
+
+
+def _batches_of(x, name):
+    """A ``tf.data.Dataset`` of the batches of a data set, a ``PyDataset`` or a generator."""
+    import itertools
+
+    import keras
+    import tensorflow as tf
+
+    if isinstance(x, tf.data.Dataset):
+        return x
+    if _is_pydataset(x):
+        first, length = x[0], len(x)
+
+        def read():
+            for i in range(length):
+                yield _tuples(x[i])
+            x.on_epoch_end()
+    else:
+        first, length = next(x, None), None
+        if first is None:
+            raise ValueError(f"The {name} are an empty generator; expected at least one batch.")
+        chained = itertools.chain([first], x)  # it can be read once
+
+        def read():
+            return map(_tuples, chained)
+
+    def spec(array):
+        array = np.asarray(array)
+        return tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype))
+
+    signature = keras.tree.map_structure(spec, _tuples(first))
+    batches = tf.data.Dataset.from_generator(read, output_signature=signature)
+    return batches if length is None else batches.apply(tf.data.experimental.assert_cardinality(length))
+
+
+def _tuples(batch):
+    """A batch as tf.data has it: tuples, where Keras admits lists."""
+    return tuple(batch) if isinstance(batch, list) else batch
+
+
+def _structure(x, what):
+    """Inputs as one array, or a tuple or dict of arrays."""
+    if type(x).__module__.split(".")[0] == "pandas" and hasattr(x, "columns"):
+        numeric = all(dtype.kind in "biuf" for dtype in map(_numpy_dtype, x.dtypes))
+        return x.to_numpy() if numeric else {str(column): _array(x[column], what) for column in x.columns}
+    if isinstance(x, dict):
+        if not x:
+            raise ValueError(f"{what} are an empty dict; expected an array for each input.")
+        return {name: _array(part, what) for name, part in x.items()}
+    several = isinstance(x, (tuple, list)) and x and all(hasattr(part, "shape") and np.ndim(part) for part in x)
+    if several or isinstance(x, tuple):
+        return tuple(_array(part, what) for part in x)
+    return _array(x, what)
+
+
+def _numpy_dtype(dtype):
+    return dtype if isinstance(dtype, np.dtype) else getattr(dtype, "numpy_dtype", np.dtype(object))
+
+
+def _array(x, what):
+    """One array with an axis of examples."""
+    if type(x).__module__.split(".")[0] == "pandas":
+        x = x.to_numpy(dtype=None if _numpy_dtype(x.dtype).kind != "O" else object)
+    elif hasattr(x, "toarray"):
+        raise ValueError(f"{what} are a sparse matrix; expected a dense array, such as x.toarray().")
+    elif not hasattr(x, "shape") and not isinstance(x, (list, tuple)):
+        raise ValueError(
+            f"{what} are a {type(x).__name__}; expected thaw.Dataset, arrays x and y, or a batched tf.data.Dataset."
+        )
+    if hasattr(x, "shape") and not isinstance(x, np.ndarray) and hasattr(x, "__getitem__") and _is_lazy(x):
+        return x
+    try:
+        array = np.asarray(x)
+    except ValueError:
+        raise ValueError(f"{what} are rows of different lengths; expected one shape for all examples.") from None
+    if array.dtype.kind == "O":
+        if not all(isinstance(value, (str, bytes)) for value in array.flat):
+            kinds = sorted({type(value).__name__ for value in array.flat if not isinstance(value, str)})
+            raise ValueError(f"{what} hold objects ({', '.join(kinds[:3])}); expected numbers or texts, without gaps.")
+        array = array.astype(str)
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8")
+    if array.ndim == 0:
+        raise ValueError(f"{what} are {x!r}; expected an array with one row for each example.")
+    return array
+
+
+def _is_lazy(x):
+    """Does indexing read an array from somewhere else, such as a file, so that it should not be copied?"""
+    return type(x).__module__.split(".")[0] in ("h5py", "zarr", "thaw")
+
+
+def _targets_of(y, n):
+    """Targets as one array, or a tuple or dict of arrays for several outputs."""
+    if isinstance(y, dict):
+        return {name: _array(part, "The labels") for name, part in y.items()}
+    several = isinstance(y, (list, tuple)) and len(y) != n and {np.shape(part)[:1] for part in y} == {(n,)}
+    if several:
+        return tuple(_array(part, "The labels") for part in y)
+    if type(y).__module__.split(".")[0] == "pandas" and getattr(y, "shape", (0, 0))[1:] == (1,):
+        y = y.iloc[:, 0]
+    if np.ndim(y) == 0 or isinstance(y, str):
+        raise ValueError(f"The labels are {y!r}; expected one for each input.")
+    return _array(y, "The labels")

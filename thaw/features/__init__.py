@@ -1,0 +1,14 @@
+"""Features of the frozen part: computed once, cached, compared."""
+
+from thaw._namespace import namespace
+
+__getattr__, __dir__, __all__ = namespace(
+    __name__,
+    {
+        "CannotSplit": "thaw.features.split",
+        "cache_root": "thaw._files",
+        "inference_runner": "thaw.features.inference",
+        "isolated_cache": "thaw.features.cache_folder",
+        "predict_proba": "thaw.features.predictions",
+    },
+)

@@ -1,0 +1,291 @@
+"""Predict probabilities and evaluate them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from thaw.data.conversion import as_dataset
+from thaw.features.inference import inference_runner
+from thaw.metrics.classification import classification_metrics
+from thaw.models.heads import output_activation
+from thaw.models.state import preserve_variables
+from thaw.tasks import class_numbers
+
+MIN_PROBABILITY = 1e-7  # so that the logarithm is finite
+
+
+def predict_proba(model, x, *, batch_size=32):
+    """Predict the probability of each class.
+
+    Softmax outputs are taken as they are; a linear last layer puts out logits, which go through a softmax; a single
+    unit is the probability, or the logit, of class 1. The model is only called: its weights, its compilation and the
+    state of its random layers are bit-identical afterwards.
+
+    Args:
+        model: a ``keras.Model`` with one output of shape ``(n, classes)`` or ``(n, 1)``.
+        x: inputs, as :func:`thaw.as_dataset` takes them, or a :class:`thaw.Dataset`, read in order and not augmented.
+        batch_size: examples in a batch; a stream keeps its own. Default 32.
+
+    Returns:
+        Float64 array ``(n, classes)`` whose rows sum to 1, in the order of ``x``.
+
+    Raises:
+        ValueError: data without an end, or a model that does not put out one score for each class, or NaN.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw.features import predict_proba
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        >>> predict_proba(model, np.zeros((1, 2))).tolist()
+        [[0.5, 0.5]]
+    """
+    dataset = as_dataset(x)
+    return batch_probabilities(model, dataset.inputs(batch_size), examples=_example_count(dataset, batch_size))
+
+
+def predict_proba_with_labels(model, x, y=None, *, batch_size=32, runtime="auto"):
+    """Predict the probability of each class in one pass with the labels, which a stream may yield in any order.
+
+    Args:
+        model: as in :func:`predict_proba`.
+        x: inputs, or a :class:`thaw.Dataset` or a stream with labels.
+        y: labels, one class for each example. Default ``None``: in ``x``.
+        batch_size: examples in a batch; a stream keeps its own. Default 32.
+        runtime: ``"auto"`` (default), or ``"tensorflow"`` for the same bits however many examples there are.
+
+    Returns:
+        ``(y, p)``: class numbers ``(n,)`` and probabilities ``(n, classes)``.
+
+    Raises:
+        ValueError: as :func:`predict_proba`, and for labels that are not one class for each example.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw.features.predictions import predict_proba_with_labels
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+        >>> y, p = predict_proba_with_labels(model, np.zeros((3, 2)), np.array([0, 1, 1]))
+        >>> y.tolist(), p[0].tolist()
+        ([0, 1, 1], [0.5, 0.5])
+    """
+    dataset = as_dataset(x, y, labelled=True)
+    labels = []
+
+    def inputs():
+        for batch in _finite(dataset).ordered(batch_size):
+            if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+                raise ValueError("The data have inputs and no labels; expected (x, y).")
+            labels.append(np.asarray(batch[1]))
+            yield batch[0]
+
+    examples = None if runtime == "tensorflow" else _example_count(dataset, batch_size)
+    p = batch_probabilities(model, inputs(), examples=examples)
+    y = np.concatenate(labels)
+    if y.shape[:1] != (len(p),):
+        raise ValueError(f"There are labels of shape {y.shape} for {len(p)} examples; expected one for each.")
+    return class_numbers(y, p.shape[1]), p
+
+
+def evaluate(model, x, y=None, *, labels=None, batch_size=32, seed=0):
+    """Evaluate a classifier on labelled data; the model is bit-identical afterwards.
+
+    Args:
+        model: a ``keras.Model`` that ends in a softmax, in logits, or in one sigmoid unit; compiled or not.
+        x: inputs, as :func:`thaw.as_dataset` takes them, or a :class:`thaw.Dataset` or a stream with labels.
+        y: labels, one class for each example. Default ``None``: in ``x``.
+        labels: names of the classes in the order of their numbers. Default ``None``: ``"0"``, ``"1"`` …
+        batch_size: examples in a batch; a stream keeps its own. Default 32.
+        seed: seed of the bootstrap behind the intervals. Default 0.
+
+    Returns:
+        The result of :func:`thaw.metrics.classification_metrics`.
+
+    Raises:
+        ValueError: data or a model that cannot be evaluated; the message says what was expected.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw import evaluate
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+        >>> x = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> evaluate(model, x, np.array([0, 1, 0, 0]))["accuracy"]["value"]
+        0.75
+    """
+    y, p = predict_proba_with_labels(model, x, y, batch_size=batch_size)
+    return classification_metrics(y, p, labels=labels, seed=seed)
+
+
+def batch_probabilities(model, batches, examples=None):
+    """Predict the probability of each class for batches of inputs.
+
+    Args:
+        model: as in :func:`predict_proba`.
+        batches: iterable of inputs as the model takes them, with the batch axis first. The model runs at the size of
+            the first one.
+        examples: expected number of inputs, so that many of them are computed in the fastest runtime
+            (:func:`thaw.features.inference.inference_runner`). Default ``None``: unknown, computed in TensorFlow.
+
+    Returns:
+        Float64 array ``(n, classes)`` whose rows sum to 1.
+
+    Raises:
+        ValueError: no inputs, or a model that does not put out one score for each class, or NaN.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw.features.predictions import batch_probabilities
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        >>> batch_probabilities(model, [np.zeros((1, 2))]).tolist()
+        [[0.5, 0.5]]
+    """
+    with preserve_variables(model.non_trainable_variables):
+        rows = list(_outputs(model, batches, examples))
+    if not rows:
+        raise ValueError("There are no inputs; expected at least one batch.")
+    return as_probabilities(model, np.concatenate(rows))
+
+
+def as_probabilities(model, output):
+    """Convert the output of a classifier into the probability of each class.
+
+    Args:
+        model: a ``keras.Model``. Where its last layer is unknown, the numbers decide what they are.
+        output: its output, float64 ``(n, classes)`` or ``(n, 1)``.
+
+    Returns:
+        Float64 array ``(n, classes)``.
+
+    Raises:
+        ValueError: it is not one score for each class, or NaN.
+    """
+    if output.ndim != 2:
+        raise ValueError(
+            f"{model.name} puts out shape {output.shape[1:]} for one input; expected a score for each class. "
+            "Put a head on it: attach_head(model, classes)."
+        )
+    broken = int((~np.isfinite(output)).any(axis=1).sum())
+    if broken:
+        raise ValueError(
+            f"{model.name} puts out NaN or infinity for {broken} of {len(output)} inputs; expected numbers. "
+            "Its weights may be damaged: load an earlier model."
+        )
+    activation, is_single = output_activation(model), output.shape[1] == 1
+    if activation == "other":
+        activation = _guess_activation(output)
+    if activation == "sigmoid" and not is_single:
+        raise ValueError(
+            f"{model.name} ends in {output.shape[1]} sigmoid units, which are independent of one another; "
+            "expected one class for each input: a softmax, or a single sigmoid unit."
+        )
+    if activation == "softmax" and is_single:
+        raise ValueError(
+            f"{model.name} ends in a softmax over a single unit, which is always 1; give it 2 units, or a sigmoid."
+        )
+    if activation == "logits":
+        logits = np.concatenate([np.zeros_like(output), output], axis=1) if is_single else output
+        output = np.exp(logits - logits.max(axis=1, keepdims=True))
+    elif is_single:
+        output = np.concatenate([1 - output, output], axis=1)
+    return output / output.sum(axis=1, keepdims=True)  # half precision does not sum to 1 by itself
+
+
+def log_proba(model, output):
+    """Convert the output of a classifier into log probabilities, with plain Keras operations.
+
+    Args:
+        model: a ``keras.Model`` that ends in a softmax, in a linear layer (logits), or in a single sigmoid unit.
+        output: its output ``(n, classes)`` or ``(n, 1)``, symbolic or not.
+
+    Returns:
+        ``(n, classes)``; two classes for a single unit.
+
+    Raises:
+        ValueError: another last layer, whose output has no known meaning.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw.features.predictions import log_proba
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+        >>> np.exp(log_proba(model, model(np.zeros((1, 2))))).tolist()
+        [[0.5, 0.5]]
+    """
+    from keras import ops
+
+    if isinstance(output, (list, tuple, dict)) or len(output.shape) != 2:
+        raise ValueError(f"{model.name} does not put out one score for each class; expected shape (n, classes).")
+    activation, is_single = output_activation(model), output.shape[-1] == 1
+    if activation == "logits":
+        if is_single:
+            return ops.concatenate([ops.log_sigmoid(-output), ops.log_sigmoid(output)], axis=-1)
+        return ops.log_softmax(output, axis=-1)
+    if activation != ("sigmoid" if is_single else "softmax"):
+        raise ValueError(
+            f"{model.name} ends in another last layer; expected a layer with softmax, a linear Dense layer (logits), "
+            "or a single unit with sigmoid."
+        )
+    if is_single:
+        output = ops.concatenate([1 - output, output], axis=-1)
+    return ops.log(ops.maximum(ops.cast(output, "float32"), MIN_PROBABILITY))
+
+
+def _outputs(model, batches, examples):
+    """Yield the model's one output as float64."""
+    import keras
+    import tensorflow as tf
+
+    runner = None
+    for batch in batches:
+        batch = keras.tree.map_structure(lambda a: a if isinstance(a, np.ndarray) else tf.convert_to_tensor(a), batch)
+        rows = max((int(a.shape[0]) for a in keras.tree.flatten(batch) if len(a.shape)), default=1)
+        if runner is None and rows:
+            runtime = "tensorflow" if examples is None else "auto"
+            runner = inference_runner(model, rows, runtime=runtime, examples=examples)
+        for start in range(0, rows, runner.batch_size if runner else 1):
+            piece = slice(start, start + runner.batch_size)
+            if rows > runner.batch_size:
+                outputs = runner(keras.tree.map_structure(lambda a: a[piece], batch))  # noqa: B023
+            else:
+                outputs = runner(batch)
+            yield np.asarray(single_output(model, outputs), np.float64)
+
+
+def single_output(model, outputs):
+    """Return the only output of a model.
+
+    Args:
+        model: a ``keras.Model``, for the message.
+        outputs: list of its outputs.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if len(outputs) != 1:
+        raise ValueError(
+            f"{model.name} has {len(outputs)} outputs; expected one with a score for each class. "
+            "Make a keras.Model with that output."
+        )
+    return outputs[0]
+
+
+def _guess_activation(output):
+    if output.min() < 0 or output.max() > 1:
+        return "logits"
+    if output.shape[1] == 1:
+        return "sigmoid"
+    return "softmax" if np.allclose(output.sum(axis=1), 1, atol=1e-2) else "logits"
+
+
+def _example_count(dataset, batch_size):
+    """Return the number of examples, approximately for a stream; ``None`` where it is unknown."""
+    if dataset.random_access:
+        return len(dataset)
+    batches = int(dataset.batches.cardinality())
+    return batches * batch_size if batches >= 0 else None
+
+
+def _finite(dataset):
+    """Refuse a stream without an end."""
+    import tensorflow as tf
+
+    if not dataset.random_access and int(dataset.batches.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("The data set never ends; measure on one without repeat().")
+    return dataset

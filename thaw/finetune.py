@@ -1,0 +1,421 @@
+"""fine_tune: run a plan, phase by phase."""
+
+import contextlib
+import dataclasses
+import functools
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from thaw._keras import build_training, compile_settings, inner_optimizer, is_patched
+from thaw._validation import as_int
+from thaw.checks import preflight, raise_on_errors
+from thaw.data.conversion import as_dataset, as_validation
+from thaw.features.precompute import NoCutPoint, precompute_phase
+from thaw.features.split import CannotSplit, find_cut_point, flatten_model
+from thaw.models.stages import stages_of
+from thaw.models.state import restore_after_error
+from thaw.plan import Phase, Plan
+from thaw.tasks import monitor_of
+from thaw.training.callbacks import (
+    ProgressBar,
+    RecordHistory,
+    RestoreBestWeights,
+    StopWithModel,
+    TerminateOnNonFinite,
+    notify,
+)
+from thaw.training.checkpoint import Checkpoint, assign, fingerprint_run, read_checkpoint, variables_of
+from thaw.training.freezing import freeze, unexpected_changes, weight_change
+from thaw.training.optimizers import clone_optimizer, l2_sp, layerwise_lr_decay, lr_schedule
+
+STREAM = (
+    "The training data are a stream: they keep their own order, the frozen layers are computed in every epoch, and a "
+    "resumed run starts the stream from its beginning."
+)
+
+
+def fine_tune(
+    model,
+    plan,
+    x,
+    y=None,
+    *,
+    sample_weight=None,
+    class_weight=None,
+    validation_data=None,
+    batch_size=32,
+    callbacks=(),
+    monitor=None,
+    mode=None,
+    seed=0,
+    backup_dir=None,
+    cache_dir=None,
+    verbose="auto",
+):
+    """Fine-tune a compiled model, phase by phase.
+
+    The model's own loss, metrics and optimizer are used; each phase sets its learning rate. One best epoch is kept over
+    all phases, and its weights are restored at the end of each phase and of the run. What is frozen in a phase is
+    computed once and cached, where the graph can be split (:func:`thaw.split_model`). For the same bits from run to
+    run, call :func:`thaw.seed_everything` before the model is built.
+
+    Args:
+        model: a built and compiled ``keras.Model``. It is changed in place, and compiled again at the end with a fresh
+            copy of its own optimizer.
+        plan: a :class:`thaw.Plan`, or the name of one, such as ``"probe_then_tune"``.
+        x: inputs as ``fit`` takes them, or a :class:`thaw.Dataset`; see :func:`thaw.as_dataset`. A ``tf.data.Dataset``,
+            ``PyDataset`` or generator keeps its own order, its frozen part is computed in every epoch, and a resumed
+            run starts it from its beginning.
+        y: targets; ``None`` where ``x`` brings them. Default ``None``.
+        sample_weight: ``(n,)`` weights in the loss. Default ``None``.
+        class_weight: dict from class number to weight in the loss. Default ``None``.
+        validation_data: ``(x, y)``, ``(x, y, sample_weight)``, a :class:`thaw.Dataset` or a stream. Default ``None``.
+        batch_size: int, examples in a batch. Default 32.
+        callbacks: Keras callbacks; a :class:`thaw.TuneCallback` also gets the events of thaw. They see the whole model
+            also while only its suffix is fitted. One that steers the learning rate needs a phase with
+            ``schedule="constant"`` and ``warmup=0``. Default ``()``.
+        monitor: name of the metric that decides which epoch is best; ``None`` for the first compiled metric, or the
+            loss where there is none or the model has several outputs. Default ``None``.
+        mode: ``"max"`` or ``"min"``; ``None`` for the direction that the metric declares. Default ``None``.
+        seed: int, seeds the order of the examples and their augmentation. Default 0.
+        backup_dir: folder in which the run is saved after each epoch, so that the same call resumes it,
+            bit-identically, also after ``kill -9``. Default ``None``.
+        cache_dir: folder in which the features of frozen layers are cached. Default: ``$THAW_CACHE``, else
+            ``~/.cache/thaw``.
+        verbose: ``"auto"`` or 1 for a progress bar and a line for each epoch on stderr, 2 for the lines alone, 0 for
+            silence. Default ``"auto"``.
+
+    Returns:
+        A ``keras.callbacks.History`` over all phases. Each epoch also has its ``phase``, ``learning_rate`` and
+        ``seconds``. ``history.weight_change`` says how far every stage changed in each phase, ``history.notes`` holds
+        sentences about the run.
+
+    Raises:
+        ValueError: a mistake that was found before the first step; an optimizer that cannot be cloned, or was changed
+            on the instance (by :func:`thaw.layerwise_lr_decay`, say); a metric without a direction; or a ``backup_dir``
+            with another run. The model's ``trainable`` flags and compilation are restored.
+        FloatingPointError: the loss became NaN or infinite; the last good weights are restored.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw import Phase, Plan, fine_tune
+        >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+        >>> y = (x[:, 0] > 0).astype("int32")
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"),
+        ...                           keras.layers.Dense(2, "softmax")])
+        >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> plan = Plan([Phase(name="all", epochs=2, learning_rate=1e-2)])
+        >>> history = fine_tune(model, plan, x, y, validation_data=(x, y), verbose=0)
+        >>> sorted(history.history)[:3]
+        ['accuracy', 'learning_rate', 'loss']
+    """
+    plan = _plan_of(plan)
+    batch_size, seed = as_int("batch_size", batch_size, 1), as_int("seed", seed)
+    if backup_dir is not None and Path(backup_dir).exists() and not Path(backup_dir).is_dir():
+        raise ValueError(f"backup_dir={str(backup_dir)!r} is a file; expected a folder to save the run in.")
+    if verbose not in ("auto", 0, 1, 2):
+        raise ValueError(f'verbose={verbose!r}; expected "auto", 0, 1 or 2.')
+    train = as_dataset(x, y, sample_weight, name="training data", labelled=_takes_labels(model)).weighted(class_weight)
+    validation = as_validation(validation_data)
+    if train.random_access:
+        batch_size = min(batch_size, len(train))
+    findings = preflight(model, train, plan=plan, validation_data=validation, batch_size=batch_size)
+    raise_on_errors(findings)
+    settings = compile_settings(model)  # what the user gave to compile, as it was given
+    _refuse_patched(settings["optimizer"])
+    clone_optimizer(settings["optimizer"])  # one that cannot be cloned is refused now
+    monitor, mode = monitor_of(model, monitor, mode, validation=validation is not None)
+    callbacks = list(callbacks)
+    stages = stages_of(model)
+    with contextlib.ExitStack() as stack:
+        if verbose and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.append(stack.enter_context(ProgressBar(verbose=2 if verbose == 2 else 1)))
+        stack.enter_context(restore_after_error(model))
+        if backup_dir is None:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thaw-")))
+        else:
+            work = Path(backup_dir)
+            work.mkdir(parents=True, exist_ok=True)
+        run = _Run(
+            model=model,
+            stages=stages,
+            cuts=_cuts(model, stages, plan),
+            start=[w.numpy() for w in model.weights] if any(phase.l2_sp for phase in plan) else None,
+            settings=settings,
+            best=RestoreBestWeights(model, monitor, mode),
+            callbacks=callbacks,
+            batch_size=batch_size,
+            seed=seed,
+            work=work,
+            resumable=backup_dir is not None,
+            cache_dir=cache_dir,
+            log={"phase": 0, "first": 0, "rows": [], "notes": [], "weight_change": {}, "runtime": {}},
+        )
+        run.log["fingerprint"] = fingerprint_run(model, plan, (train, validation), batch_size, seed)
+        saved = _resume(run) if run.resumable else None
+        if saved is None:
+            run.log["notes"] += [str(finding) for finding in findings]
+            if not train.random_access:
+                run.log["notes"].append(STREAM)
+        notify(callbacks, "on_preflight", findings)
+        if saved is not None:
+            notify(callbacks, "on_resume", plan[run.log["phase"]], saved[0]["epoch"])
+        try:
+            for index in range(run.log["phase"], len(plan)):
+                run.log["phase"] = index
+                _run_phase(run, plan, train, validation, saved)
+                saved = None
+        finally:
+            # Nothing of ours stays in the model: a file saved from it names the user's optimizer and no other.
+            fresh = clone_optimizer(settings["optimizer"])
+            keras.Model.compile(model, **settings | {"optimizer": fresh})  # a class of the user's may have another
+            for folder in run.cuts.private:
+                shutil.rmtree(folder, ignore_errors=True)
+    return _history(run)
+
+
+def _plan_of(plan):
+    if isinstance(plan, str):
+        return Plan.named(plan)
+    if isinstance(plan, (tuple, list)) and plan and all(isinstance(phase, Phase) for phase in plan):
+        return Plan(plan)
+    raise ValueError(
+        f'The plan is a {type(plan).__name__}; expected a thaw.Plan, such as Plan.named("probe_then_tune"), '
+        "Plan([Phase(...)]) or advise(...).plan."
+    )
+
+
+def _takes_labels(model):
+    """Does the usual training step compute a loss from labels? A step of the user's own may need none."""
+    return type(model).train_step is keras.Model.train_step and type(model).compute_loss is keras.Model.compute_loss
+
+
+def _refuse_patched(optimizer):
+    """Each phase clones the optimizer; what was changed on the instance would be lost silently."""
+    if is_patched(optimizer):
+        raise ValueError(
+            f"The {type(inner_optimizer(optimizer)).__name__} optimizer was changed on the instance, as l2_sp and "
+            "layerwise_lr_decay do, and fine_tune clones it for each phase, without that change: compile with a plain "
+            "optimizer and write Phase(l2_sp=...) or Phase(layer_decay=...), or train with model.fit."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Hold the settings of all phases, and the log, which grows and is saved after every epoch."""
+
+    model: Any
+    stages: tuple
+    cuts: Any
+    start: list | None  # the weights before the run, where a phase has L2-SP
+    settings: dict
+    best: RestoreBestWeights
+    callbacks: list
+    batch_size: int
+    seed: int
+    work: Path
+    resumable: bool  # is the folder the user's, to resume from?
+    cache_dir: Any
+    log: dict
+
+    def tell(self, event, *arguments):
+        notify(self.callbacks, event, *arguments)
+
+
+def _resume(run):
+    """Read what an earlier call saved in the folder; ``None`` where there is nothing."""
+    file = run.work / "checkpoint.npz"
+    if not file.exists():
+        return None
+    meta, arrays = read_checkpoint(file)
+    if meta["fingerprint"] != run.log["fingerprint"]:
+        raise ValueError(
+            f"{run.work} holds an unfinished run of another plan, model, data or seed; "
+            "give the same command again to resume it, name another folder, or delete this one."
+        )
+    run.log.update({key: meta[key] for key in run.log})
+    run.best.value, run.best.tie, run.best.epoch = meta["best"]
+    run.best.weights = arrays.get("best")
+    return meta, arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cuts:
+    """Cut points of the flat model: the tensors that cross, or a :class:`NoCutPoint` with the reason."""
+
+    flat: Any
+    by_phase: list
+    by_stage: list  # from the head down, wherever there is a cut
+    nonce: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
+    private: set = dataclasses.field(default_factory=set)  # folders of features that only this run can use
+
+
+def _cuts(model, stages, plan):
+    try:
+        flat = flatten_model(model)
+    except CannotSplit as reason:
+        return _Cuts(None, [NoCutPoint(str(reason))] * len(plan), [])
+
+    def cut(train, batchnorm="frozen"):
+        freeze(model, train, batchnorm, stages=stages)
+        try:
+            return find_cut_point(flat)
+        except CannotSplit as reason:
+            return NoCutPoint(str(reason))
+
+    by_phase = [cut(phase.train, phase.batchnorm) for phase in plan]
+    by_stage = [cut(n) for n in range(len(stages) - 1)]
+    return _Cuts(flat, by_phase, [cut for cut in by_stage if not isinstance(cut, NoCutPoint)])
+
+
+def _run_phase(run, plan, train, validation, saved):
+    model, best, log = run.model, run.best, run.log
+    phase = plan[log["phase"]]
+    trainable = freeze(model, phase.train, phase.batchnorm, stages=run.stages)
+    run.tell("on_phase_begin", phase, trainable)
+    if saved is None:
+        log["first"], start, over = len(log["rows"]), [v.numpy().copy() for v in model.weights], False
+    else:
+        meta, arrays = saved
+        start, over = arrays["start"], meta["stopped"] or meta["epoch"] >= log["first"] + phase.epochs
+        assign(variables_of(model), arrays["model"])  # a frozen stage may have been trained in an earlier phase
+    if not over:
+        # Split the model, compute the frozen prefix once, compile the trainable suffix, fit it.
+        fitted = model
+        try:
+            if train.random_access and getattr(validation, "random_access", True):
+                cached = precompute_phase(
+                    run.cuts.flat,
+                    run.cuts.by_phase,
+                    run.cuts.by_stage,
+                    plan,
+                    log["phase"],
+                    train,
+                    validation,
+                    batch_size=run.batch_size,
+                    runtime=log["runtime"],
+                    cache_dir=run.cache_dir,
+                    nonce=run.cuts.nonce,
+                    progress=functools.partial(run.tell, "on_precompute"),
+                )
+                fitted, train, validation = cached.suffix, cached.train, cached.validation
+                log["runtime"] = dict(cached.runtime)
+                log["notes"] += [note for note in cached.notes if note not in log["notes"]]
+                run.cuts.private.update(cached.private_folders)
+        except CannotSplit as reason:
+            reason = str(reason).rstrip(".")
+            note = f'Phase "{phase.name}": all of the model is computed in every epoch: {reason}.'
+            log["notes"] += [note] if note not in log["notes"] else []
+        try:
+            _fit(run, phase, fitted, train, validation, start, saved)
+        except BaseException:  # Ctrl-C in a notebook too
+            assign(model.weights, start if best.weights is None else best.weights)
+            raise
+    best.restore()
+    changes = weight_change(run.stages, _by_stage(run, start))
+    log["weight_change"][phase.name] = [dataclasses.asdict(change) for change in changes]
+    # Where no epoch of this phase was better than the weights before it, those were restored.
+    if best.epoch is not None and best.epoch >= log["first"]:
+        names = [stage.name for stage in trainable]
+        notes = [f'Phase "{phase.name}": {alarm}' for alarm in unexpected_changes(changes, names, phase.batchnorm)]
+    else:
+        notes = [f'Phase "{phase.name}" found nothing better; the weights from before it were restored.']
+    log["notes"] += notes
+    run.tell("on_phase_end", phase, changes, notes)
+
+
+def _fit(run, phase, fitted, train, validation, start, saved):
+    model, first = run.model, run.log["first"]
+    steps = train.steps(run.batch_size)
+    optimizer = _compile(run, phase, fitted, steps)
+    own = [run.best, RecordHistory(phase.name, run.log["rows"])]
+    if getattr(inner_optimizer(optimizer), "use_ema", False) and validation is not None:
+        own.insert(0, keras.callbacks.SwapEMAWeights())
+    counters = list(run.callbacks)
+    if phase.patience:
+        stopper = keras.callbacks.EarlyStopping(run.best.monitor, patience=phase.patience, mode=run.best.mode)
+        counters.append(stopper)
+        own.insert(0, stopper)
+    if fitted is not model:
+        own.append(StopWithModel(model))
+    epoch = first if saved is None else saved[0]["epoch"]
+    if run.resumable:
+        own.append(Checkpoint(run.work / "checkpoint.npz", model, run.best, counters, run.log, start, resume=saved))
+    callbacks = keras.callbacks.CallbackList(
+        [TerminateOnNonFinite(phase.name), *run.callbacks, *own],
+        add_history=True,
+        model=fitted,
+        epochs=first + phase.epochs,
+        steps=steps,
+    )
+    for callback in run.callbacks:
+        callback.set_model(model)  # the user's callbacks see the whole model, also while its suffix is fitted
+    train = train.epochs(run.batch_size, run.seed, first=epoch, views=phase.versions or None)
+    if validation is not None:
+        validation = validation.ordered(run.batch_size)
+    known = all(getattr(getattr(spec, "shape", None), "rank", None) for spec in keras.tree.flatten(train.element_spec))
+    # An eager step may compute with anything; a step of the user's own may give the metrics other values.
+    usual = type(fitted).train_step is keras.Model.train_step and not fitted.run_eagerly
+    if known and usual and not _functions_run_eagerly():
+        build_training(fitted, train.element_spec)
+    fitted.fit(
+        train,
+        steps_per_epoch=steps,
+        validation_data=validation,
+        initial_epoch=epoch,
+        epochs=first + phase.epochs,
+        callbacks=callbacks,
+        shuffle=False,  # the data are in their order already
+        verbose=0,
+    )
+
+
+def _compile(run, phase, fitted, steps):
+    """Compile the model that is fitted, and the whole one with the same optimizer, for the user's callbacks."""
+    rate = lr_schedule(phase.schedule, phase.learning_rate, phase.epochs * steps, phase.warmup)
+    optimizer = layerwise_lr_decay(clone_optimizer(run.settings["optimizer"], rate), run.stages, phase.layer_decay)
+    if phase.l2_sp:
+        l2_sp(optimizer, run.model, phase.l2_sp, start=run.start, free=run.stages[-1].layers)
+    settings = run.settings | {"optimizer": optimizer}
+    if not _has_gpu():
+        settings["jit_compile"] = False  # XLA makes convolutions several times slower on a CPU
+    keras.Model.compile(fitted, **settings)
+    optimizer = fitted.optimizer  # Keras may have put a LossScaleOptimizer around it
+    optimizer.build(fitted.trainable_variables)
+    if fitted is not run.model:
+        keras.Model.compile(run.model, **settings | {"optimizer": optimizer})
+    return optimizer
+
+
+def _history(run):
+    history = keras.callbacks.History()
+    history.set_model(run.model)
+    rows = run.log["rows"]
+    names = dict.fromkeys(name for row in rows for name in row)
+    history.epoch = [row["epoch"] - 1 for row in rows]
+    history.history = {name: [row.get(name) for row in rows] for name in names if name != "epoch"}
+    history.weight_change, history.notes = run.log["weight_change"], run.log["notes"]
+    return history
+
+
+def _by_stage(run, weights):
+    """The same weights in the order of the stages, as :func:`thaw.training.freezing.weight_change` takes them."""
+    by_variable = {id(v): value for v, value in zip(run.model.weights, weights)}
+    return [[[by_variable[id(w)] for w in layer.weights] for layer in stage.layers] for stage in run.stages]
+
+
+def _functions_run_eagerly():
+    import tensorflow as tf
+
+    return tf.config.functions_run_eagerly()
+
+
+def _has_gpu():
+    import tensorflow as tf
+
+    return bool(tf.config.get_visible_devices("GPU"))  # a GPU that was hidden computes nothing

@@ -1,1 +1,0 @@
-"""Whole jobs: what a command does, as functions that put the folders' pieces together."""

@@ -1,1 +1,0 @@
-"""Looks, never touches: how good a model is, and how sure one can be of it."""

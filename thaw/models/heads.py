@@ -1,0 +1,325 @@
+"""Attach, recognize and remove the head of a model."""
+
+from thaw._keras import functional_graph, graph_nodes
+from thaw.tasks import Classification, Task
+
+# Operations that change no value, only the dtype or the name.
+_NEUTRAL = ("Cast", "Identity")
+_HEAD_OPERATIONS = ("Mean", "Max", "Squeeze", "Reshape", "Softmax", "Sigmoid", "Cast")  # of keras.ops
+
+
+def attach_head(backbone, task, *, dropout=0.2, pooling="avg", seed=0):
+    """Put a head for a task on a backbone, and compile the model.
+
+    The head is global pooling, dropout and one dense layer, whose weights start at zero (Kolesnikov et al. 2020): the
+    first prediction is the same for every class, and the first gradients do not disturb the backbone. The dense layer
+    is float32 also under mixed precision, since half precision would round small probabilities to zero.
+
+    The model is compiled with AdamW (weight decay 1e-4, gradients clipped at a global norm of 1), the loss and the
+    metrics of the task. Call ``compile`` again for others.
+
+    Args:
+        backbone: functional or sequential ``keras.Model`` without a head, whose output is a feature map ``(height,
+            width, channels)``, a sequence ``(length, channels)`` or a vector. Its layers are shared, not copied.
+        task: a task such as :class:`thaw.Classification`, as in ``splits.task``; or the number of classes, int, at
+            least 2.
+        dropout: fraction of the features dropped at each training step, 0 to below 1; default 0.2.
+        pooling: ``"avg"`` (default) or ``"max"``, over all positions.
+        seed: int, seed of the dropout; default 0.
+
+    Returns:
+        A plain, compiled ``keras.Model`` from the backbone's input to ``(task.units,)`` predictions.
+
+    Raises:
+        ValueError: an invalid argument, or a backbone that already has a head.
+
+    Example:
+        >>> from thaw import attach_head, backbone
+        >>> model = attach_head(backbone(weights=None), 3)
+        >>> model.output_shape, model.loss
+        ((None, 3), 'sparse_categorical_crossentropy')
+    """
+    import keras
+    from keras import layers
+
+    task = task if isinstance(task, Task) else Classification.of(task)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout!r}; expected a fraction from 0 to below 1.")
+    if pooling not in ("avg", "max"):
+        raise ValueError(f'pooling={pooling!r}; expected "avg" or "max".')
+    if graph_nodes(backbone) is None:
+        raise ValueError(
+            f"{backbone.name} is no functional or sequential model with an Input, so there is no graph to put a head "
+            "on; build one: keras.Model(inputs, backbone(inputs))."
+        )
+    outputs = keras.tree.flatten(backbone.outputs)
+    if len(outputs) != 1:
+        raise ValueError(
+            f"{backbone.name} has {len(outputs)} outputs; expected one. Make a keras.Model with the output you want."
+        )
+    if has_head(backbone):
+        raise ValueError(
+            f"{backbone.name} already ends in {outputs[0].shape[-1]} {output_activation(backbone)} units; take its "
+            "head off (thaw.models.heads.remove_head), or build it without one (backbone(..., head=False), or "
+            "include_top=False in keras.applications)."
+        )
+    x = outputs[0]
+    rank = len(x.shape)
+    if rank in (3, 4):
+        layer = {
+            ("avg", 4): layers.GlobalAveragePooling2D,
+            ("max", 4): layers.GlobalMaxPooling2D,
+            ("avg", 3): layers.GlobalAveragePooling1D,
+            ("max", 3): layers.GlobalMaxPooling1D,
+        }[pooling, rank]
+        x = layer(name="head_pool")(x)
+    elif rank != 2:
+        raise ValueError(
+            f"{backbone.name} has an output of shape {tuple(x.shape)}; expected a feature map, a sequence or a vector."
+        )
+    if dropout:
+        x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
+    predict = layers.Dense(
+        task.units, activation=task.activation, kernel_initializer="zeros", dtype="float32", name="head_classes"
+    )
+    model = keras.Model(functional_graph(backbone).input, predict(x), name=backbone.name)
+    model.compile(keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0), task.loss, metrics=task.metrics())
+    return model
+
+
+def has_head(model):
+    """Say whether a model ends in probabilities: one output ``(units,)`` behind a softmax or a sigmoid.
+
+    Args:
+        model: ``keras.Model``.
+
+    Returns:
+        bool. Logits are not recognized: a linear layer may just as well put out features.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.heads import has_head
+        >>> net = [keras.Input((4,)), keras.layers.Dense(2)]
+        >>> has_head(keras.Sequential(net)), has_head(keras.Sequential([*net, keras.layers.Softmax()]))
+        (False, True)
+    """
+    outputs = getattr(model, "outputs", None) or ()
+    flat = len(outputs) == 1 and len(outputs[0].shape) == 2
+    return flat and output_activation(model) in ("softmax", "sigmoid")
+
+
+def task_of(model):
+    """Read the task of a model from its last layer.
+
+    Args:
+        model: ``keras.Model``.
+
+    Returns:
+        :class:`thaw.Classification` with labels ``"0"``, ``"1"``, ... for a softmax, and with two for a single sigmoid
+        unit, which is the probability of class 1; ``None`` for anything else, logits included.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.heads import task_of
+        >>> task_of(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Softmax()])).labels
+        ('0', '1', '2')
+    """
+    if not has_head(model):
+        return None
+    units = int(model.outputs[0].shape[-1])
+    if output_activation(model) == "sigmoid":
+        return Classification.of(2) if units == 1 else None
+    return Classification.of(units) if units > 1 else None
+
+
+def output_activation(model):
+    """Return the activation behind the output of a model, read from its graph.
+
+    Looks through nested models, ``Activation("linear")``, ``Identity`` and casts to another dtype. A softmax may be a
+    layer, the ``activation`` of a layer, or ``keras.ops.softmax``.
+
+    Args:
+        model: ``keras.Model``.
+
+    Returns:
+        ``"softmax"`` or ``"sigmoid"``; ``"logits"`` for a layer with weights and a linear activation; ``"other"`` for
+        anything else: several outputs, another last layer, a subclassed model, whose layers have no known order.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.heads import output_activation
+        >>> net = [keras.Input((4,)), keras.layers.Dense(2), keras.layers.Softmax()]
+        >>> output_activation(keras.Sequential(net)), output_activation(keras.Sequential(net[:2]))
+        ('softmax', 'logits')
+    """
+    from keras import layers
+
+    if len(getattr(model, "outputs", None) or ()) > 1:
+        return "other"
+    for operation in _from_output(model):
+        kind = type(operation).__name__
+        if kind in ("Softmax", "Sigmoid"):  # layers and keras.ops
+            return "other" if getattr(operation, "axis", -1) not in (-1, 1) else kind.lower()
+        activation = getattr(getattr(operation, "activation", None), "__name__", None)
+        if activation in ("softmax", "sigmoid"):
+            return activation
+        if activation == "linear" and not isinstance(operation, layers.Activation):
+            return "logits"
+        if activation != "linear" and kind not in _NEUTRAL:
+            return "other"
+    return "other"
+
+
+def _from_output(model, index=0):
+    """Yield layers and operations from the output back to the input, nested models opened, while there is one way."""
+    import keras
+
+    if isinstance(model, keras.Sequential):
+        for layer in reversed(model.layers):
+            yield from _from_output(layer) if isinstance(layer, keras.Model) else (layer,)
+        return
+    nodes = graph_nodes(model)
+    if nodes is None:
+        yield model
+        return
+    made_by = {id(t): node for node in nodes for t in node.output_tensors}
+    tensor = keras.tree.flatten(model.outputs)[index]
+    while not (node := made_by[id(tensor)]).is_input:
+        if isinstance(node.operation, keras.Model):
+            yield from _from_output(node.operation, [id(t) for t in node.output_tensors].index(id(tensor)))
+        else:
+            yield node.operation
+        if len(node.input_tensors) != 1:
+            return
+        tensor = node.input_tensors[0]
+
+
+def remove_head(model):
+    """Cut a model behind its last feature map.
+
+    Walks back from the output over pooling, flattening, dense layers, activations, dropout and casts to the last tensor
+    with height, width and channels. A model without such a tensor loses its last dense layer.
+
+    Args:
+        model: functional or sequential ``keras.Model`` with one input and one output.
+
+    Returns:
+        A plain ``keras.Model`` on the same layers; ``model`` itself if its output already is a feature map.
+
+    Raises:
+        ValueError: several inputs or outputs, a model without a graph, or nothing left in front of the head.
+
+    Example:
+        >>> import keras
+        >>> from keras import layers
+        >>> net = [keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)]
+        >>> remove_head(keras.Sequential(net)).output_shape
+        (None, 6, 6, 4)
+    """
+    import keras
+
+    nodes = graph_nodes(model)
+    if nodes is None:
+        raise ValueError(
+            f"{model.name} is a subclassed model, whose layers have no known order; expected a functional or "
+            "sequential model. Build one with keras.Model(inputs, outputs) and save it again."
+        )
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; expected one of each. "
+            "Make a keras.Model of the part you want and save that."
+        )
+    made_by = {id(t): node for node in nodes for t in node.output_tensors}
+    output = model.outputs[0]
+    chain = _head_chain(output, made_by)
+    cut = _last_feature_map(chain, made_by)
+    if cut is None:
+        cuts = (_before_last_dense(made_by[id(t)], in_chain=t is not chain[-1]) for t in chain)
+        cut = next((c for c in cuts if c is not None), output)
+    if cut is output:
+        return model
+    if id(cut) in made_by and made_by[id(cut)].is_input:
+        raise ValueError(f"{model.name} is all head: nothing is left in front of its dense layers.")
+    return keras.Model(model.inputs[0], cut, name=model.name)
+
+
+def _before_last_dense(node, in_chain):
+    """Return the tensor in front of the dense layer that a node calls, in a nested model too, or ``None``."""
+    import keras
+
+    layer, inputs = node.operation, node.input_tensors
+    if isinstance(layer, keras.layers.Dense):
+        return inputs[0]
+    if not isinstance(layer, keras.Model):
+        return None
+    if output_activation(layer) == "other" and not (in_chain and _contains(layer, keras.layers.Dense)):
+        return None
+    try:
+        bare = remove_head(layer)
+    except ValueError:  # the nested model is the head and nothing else
+        return inputs[0]
+    return None if bare is layer else bare(inputs[0])
+
+
+def _contains(operation, kinds, all_of=False):
+    """Say whether a layer, or one of the operations in a nested model (or all of them), is of one of the kinds."""
+    import keras
+
+    if not isinstance(operation, keras.Model):
+        return isinstance(operation, kinds) or type(operation).__name__ in (_HEAD_OPERATIONS if all_of else ())
+    inside = [_contains(node.operation, kinds, all_of) for node in graph_nodes(operation) or () if not node.is_input]
+    return bool(inside) and (all if all_of else any)(inside)
+
+
+def _head_chain(tensor, made_by):
+    """Tensors from the output back, while each is made from one other by an operation that a head may contain."""
+    from keras import layers
+
+    in_vectors = (
+        layers.Dense,
+        layers.Activation,
+        layers.Identity,
+        layers.Softmax,
+        layers.ReLU,
+        layers.Dropout,
+        layers.BatchNormalization,
+        layers.LayerNormalization,
+        layers.Flatten,
+        layers.Reshape,
+        *_pooling_layers(),
+    )
+    in_maps = (*in_vectors, layers.Conv2D, layers.ZeroPadding2D)
+    chain = [tensor]
+    while True:
+        node = made_by[id(chain[-1])]
+        # A net that ends in 1 x 1 convolutions of the pooled features (MobileNet) has a head of rank 4 too.
+        allowed = in_maps if len(chain[-1].shape) == 4 else in_vectors
+        if node.is_input or len(node.input_tensors) != 1:
+            return chain
+        if not _contains(node.operation, allowed, all_of=True):
+            return chain
+        chain.append(node.input_tensors[0])
+
+
+def _last_feature_map(chain, made_by):
+    """The last tensor with height and width; in front of a pooling that leaves 1 x 1. ``None`` if there is none."""
+    maps = [t for t in chain if len(t.shape) == 4]
+    for tensor in maps:
+        if tuple(tensor.shape[1:3]) != (1, 1):
+            break
+        if isinstance(made_by[id(tensor)].operation, _pooling_layers()[:2]):
+            return made_by[id(tensor)].input_tensors[0]
+    return maps[0] if maps else None
+
+
+def _pooling_layers():
+    from keras import layers
+
+    return (
+        layers.GlobalAveragePooling2D,
+        layers.GlobalMaxPooling2D,
+        layers.AveragePooling2D,
+        layers.MaxPooling2D,
+        layers.GlobalAveragePooling1D,
+        layers.GlobalMaxPooling1D,
+    )

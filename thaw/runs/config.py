@@ -1,0 +1,123 @@
+"""Write the options of a run as TOML, and read them back: the file that repeats a run."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+
+from thaw import __version__
+from thaw._files import MODEL_SUFFIXES, to_toml
+from thaw.plan import is_plan_file
+
+# Options whose value is a path, and those whose value may be the path of a file or a name.
+PATH_OPTIONS = ("data", "out", "retain")
+FILE_OPTIONS = ("model", "weights", "plan")
+
+
+def config_text(options, folder):
+    """Write options as TOML.
+
+    Paths are written relative to ``folder``, so that they say nothing of the machine. Options that are ``None``, or
+    that have no text form, such as a model in memory, are left out.
+
+    Args:
+        options: dict of the arguments of :func:`thaw.tune`.
+        folder: path of the folder in which the file will lie.
+
+    Returns:
+        A string; :func:`read_config` reads it back.
+
+    Example:
+        >>> from thaw.runs.config import config_text
+        >>> print(config_text({"data": "photos", "epochs": 3, "minutes": None}, "runs/a").split("\\n\\n")[1])
+        data = "../../photos"
+        epochs = 3
+    """
+    lines = [
+        f"# Options of a run, written by thaw {__version__}. Paths are relative to this file. Repeat the run with",
+        "# thaw tune --config THIS_FILE -o ANOTHER_FOLDER",
+        "",
+    ]
+    for name, value in options.items():
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if is_path(name, value):
+            value = _relative(value, folder)
+        if isinstance(value, (str, int, float)):
+            lines.append(f"{name} = {to_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def read_config(path, names):
+    """Read options from TOML.
+
+    Args:
+        path: path of the file. Paths in it are relative to its folder.
+        names: names of the options that are known.
+
+    Returns:
+        dict of name to value.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: invalid TOML, an unknown option, or a value that is neither a number nor a string.
+
+    Example:
+        >>> from thaw.runs.config import read_config
+        >>> read_config("nothing.toml", ["epochs"])
+        Traceback (most recent call last):
+        FileNotFoundError: nothing.toml does not exist; expected options in TOML.
+    """
+    path = Path(path)
+    if not path.is_file():
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {state}; expected options in TOML.")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}.") from None
+    options = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            expected = f'"{close[0]}"' if close else "one of " + ", ".join(names)
+            raise ValueError(f'{path} has an option "{key}"; expected {expected}.')
+        if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+            raise ValueError(f"{path} has {key} = {value!r}; expected a number or a string.")
+        options[name] = _absolute(value, path.parent) if is_path(name, value, path.parent) else value
+    return options
+
+
+def is_path(name, value, folder="."):
+    """Whether the value of an option is a path, and not the name of a model or of a plan.
+
+    Args:
+        name: name of the option.
+        value: its value.
+        folder: folder to which the path may be relative. Defaults to the current one.
+    """
+    if not isinstance(value, str) or not (name in PATH_OPTIONS or name in FILE_OPTIONS):
+        return False
+    if name == "plan":
+        return is_plan_file(value)
+    if name == "weights":
+        return value not in ("imagenet", "none")
+    if name == "model":
+        return value.lower().endswith(MODEL_SUFFIXES) or (not value.isidentifier() and Path(folder, value).exists())
+    return True
+
+
+def _relative(path, folder):
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # Windows: another drive
+        return os.path.abspath(path)
+
+
+def _absolute(path, folder):
+    return os.path.normpath(os.path.join(folder, path))

@@ -1,0 +1,160 @@
+"""Predict with the model of a run, and evaluate it on files; imports neither Keras nor TensorFlow by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from thaw._validation import as_int
+from thaw.data.dataset import Dataset
+
+BATCHES_IN_MEMORY = 64  # of decoded images, whatever the number of files
+
+
+def predict(model, inputs, labels, *, top=3, batch_size=32):
+    """Predict the most probable classes of each input.
+
+    Args:
+        model: ``keras.Model`` that ends in a softmax, in logits, or in a single sigmoid unit.
+        inputs: array ``(n, ...)`` as the model takes it, of images pixels 0 to 255; or :class:`thaw.Dataset`.
+        labels: list of class names, in the order of the model's outputs.
+        top: number of classes to report for each input. Defaults to 3.
+        batch_size: inputs in a batch. Defaults to 32.
+
+    Returns:
+        A list with a dict for each input: ``label`` and ``probability`` of the most probable class, and ``top``, a list
+        of ``{"label", "probability"}``, most probable first.
+
+    Raises:
+        ValueError: inputs of another shape than the model takes, or another number of labels than it has outputs.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw import predict
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+        >>> predict(model, np.array([[0.0, np.log(3)]]), ["cat", "dog"], top=1)[0]["label"]
+        'dog'
+    """
+    from thaw.features.predictions import batch_probabilities
+
+    top = as_int("top", top, 1)
+    labels = [str(name) for name in labels]
+    if isinstance(inputs, Dataset):
+        batches = (batch[0] for batch in inputs.ordered(batch_size))
+    else:
+        inputs = np.asarray(inputs)
+        _check_shape(model, inputs)
+        if len(inputs) == 0:
+            return []
+        batches = (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
+    p = batch_probabilities(model, batches, examples=len(inputs))
+    if p.shape[1] != len(labels):
+        raise ValueError(f"There are {len(labels)} labels and {p.shape[1]} classes; expected one label for each.")
+    predictions = []
+    for row in p:
+        order = np.argsort(-row, kind="stable")[:top]
+        best = [{"label": labels[c], "probability": float(row[c])} for c in order]
+        predictions.append({**best[0], "top": best})
+    return predictions
+
+
+def _check_shape(model, inputs):
+    expected = tuple(model.input_shape)
+    fits = inputs.ndim == len(expected) and all(
+        want in (None, have) for want, have in zip(expected[1:], inputs.shape[1:])
+    )
+    if not fits or inputs.dtype.kind not in "biuf":
+        raise ValueError(
+            f"The inputs are {inputs.dtype} of shape {inputs.shape}; {model.name} takes numbers of shape "
+            f"(n, {', '.join(str(n or 'any') for n in expected[1:])})."
+        )
+
+
+def predict_files(model, files, labels, *, top=3, batch_size=32):
+    """Predict the most probable classes of image files.
+
+    Args:
+        model: as for :func:`predict`, for images.
+        files: list of paths of images.
+        labels: list of class names, in the order of the model's outputs.
+        top: number of classes to report for each image. Defaults to 3.
+        batch_size: images in a batch. Defaults to 32.
+
+    Returns:
+        A list with a dict for each file, in the order given: ``file`` with ``label``, ``probability`` and ``top``; or
+        ``file`` with ``error``, the reason why it cannot be read.
+
+    Raises:
+        ValueError: another number of labels than the model has outputs, or ``top`` below 1.
+    """
+    from thaw.data.image_decoding import decode
+
+    top, size = as_int("top", top, 1), model.input_shape[1]
+    predictions, readable, images = [], [], []
+
+    def predict_pending():
+        if images:
+            results = predict(model, np.stack(images), labels, top=top, batch_size=batch_size)
+            for i, result in zip(readable, results):
+                predictions[i] |= result
+        images.clear()
+        readable.clear()
+
+    for file in map(str, files):
+        try:
+            images.append(decode(file, size))
+        except (ValueError, OSError) as error:
+            predictions.append({"file": file, "error": getattr(error, "strerror", None) or str(error)})
+        else:
+            readable.append(len(predictions))
+            predictions.append({"file": file})
+        if len(images) >= BATCHES_IN_MEMORY * batch_size:
+            predict_pending()
+    predict_pending()
+    return predictions
+
+
+def evaluate_files(model, source, labels, *, batch_size=32, progress=None):
+    """Measure a classifier on labelled image files.
+
+    Args:
+        model: as for :func:`predict`, for images.
+        source: a folder ``class/image`` or a CSV file ``image,label``; all of its splits are used.
+        labels: list of class names, in the order of the model's outputs.
+        batch_size: images in a batch. Defaults to 32.
+        progress: function of (files done, files in all, text), called while files are read. Defaults to none.
+
+    Returns:
+        The dict of :func:`thaw.evaluate`, and ``rejected``, path to reason of the files left out.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: a class that the model does not know, or no image that can be read.
+    """
+    from thaw.data.files import read_files
+    from thaw.data.image_checks import check_images
+    from thaw.data.image_decoding import cache_decoded, load_decoded
+    from thaw.features.predictions import evaluate
+
+    columns, _ = read_files(source)
+    files, classes = columns["image"], columns["label"]
+    unknown = sorted({name for name in classes if name is not None} - set(labels))
+    if unknown:
+        raise ValueError(
+            f"{source} has a class {unknown[0]!r} that the model does not know; it knows {', '.join(labels)}."
+        )
+    size = model.input_shape[1]
+    checked = check_images(
+        files, classes, read=lambda content, key: cache_decoded(content, key, size), progress=progress
+    )
+    readable = [i for i in range(len(files)) if i not in checked.bad and classes[i] is not None]
+    if not readable:
+        raise ValueError(f"{source} has no image that can be read.")
+    number = {name: i for i, name in enumerate(labels)}
+    dataset = Dataset(
+        x=np.array([checked.read[i] for i in readable]),
+        y=np.array([number[classes[i]] for i in readable]),
+        load=load_decoded(size),
+    )
+    metrics = evaluate(model, dataset, labels=labels, batch_size=batch_size)
+    outside = {i: "lies outside every class folder" for i, name in enumerate(classes) if name is None}
+    return metrics | {"rejected": {files[i]: reason for i, reason in sorted((outside | checked.bad).items())}}

@@ -1,1 +1,0 @@
-"""Out: the run folder, and what is done with a finished model."""

@@ -1,0 +1,312 @@
+"""Task: what a model predicts. It knows the loss, the metrics, the one that decides, the baseline and the labels.
+
+A task knows no Keras graph: :func:`thaw.models.heads.task_of` reads the last layer. ``Classification`` is the first;
+several labels at once and numbers to predict will have the same interface.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+
+from thaw._keras import compile_settings, metric_direction
+
+# Names and classes, without underscores. Top-k accuracy is another metric.
+ACCURACIES = ("acc", "accuracy", "binaryaccuracy", "categoricalaccuracy", "sparsecategoricalaccuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The interface of every task.
+
+    Attributes:
+        units: size of the last axis of the model's output.
+        activation: of the last layer: ``"softmax"``, ``"sigmoid"`` or ``"linear"``.
+        loss: name of the Keras loss.
+        monitor: name of the metric that decides which epoch is best.
+        mode: ``"max"`` or ``"min"``: which direction of it is better.
+    """
+
+    activation = loss = monitor = mode = None
+
+    @property
+    def units(self):
+        raise NotImplementedError
+
+    def metrics(self):
+        """Return the metrics for ``compile``."""
+        return [self.monitor]
+
+    def baseline(self, y):
+        """Return the metric that decides for a model that ignores its input."""
+        raise NotImplementedError
+
+    def encode(self, values):
+        """Return targets as numbers."""
+        raise NotImplementedError
+
+    def decode(self, predictions):
+        """Return predictions as the user's own labels."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Task):
+    """One class for each example.
+
+    Args:
+        labels: names of the classes, in the order of the model's outputs; at least two, all different.
+
+    Raises:
+        ValueError: fewer than two labels, or the same one twice.
+
+    Example:
+        >>> from thaw import Classification
+        >>> task = Classification(["ant", "bee"])
+        >>> task.encode(["bee", "ant"]).tolist(), task.decode([[0.2, 0.8]])
+        ([1, 0], ['bee'])
+        >>> task.baseline([0, 0, 0, 1])
+        0.75
+    """
+
+    labels: tuple[str, ...]
+
+    activation, loss, monitor, mode = "softmax", "sparse_categorical_crossentropy", "accuracy", "max"
+
+    def __post_init__(self):
+        if isinstance(self.labels, str):
+            raise ValueError(f"labels={self.labels!r}; expected a list of names, one for each class.")
+        labels = tuple(map(str, self.labels))
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if len(labels) < 2 or twice:
+            what = f"{twice[0]!r} is there twice" if twice else f"there are {len(labels)}"
+            raise ValueError(f"Classification needs at least two different labels; {what}.")
+        object.__setattr__(self, "labels", labels)
+
+    @classmethod
+    def of(cls, classes):
+        """Return the task for a number of classes without names: they are called ``"0"``, ``"1"``, ...
+
+        Args:
+            classes: int, at least 2.
+
+        Raises:
+            ValueError: not a whole number from 2.
+        """
+        from thaw._validation import as_int
+
+        return cls(tuple(map(str, range(as_int("classes", classes, 2)))))
+
+    @property
+    def units(self):
+        return len(self.labels)
+
+    def baseline(self, y):
+        """Return the accuracy of always predicting the most frequent class.
+
+        Args:
+            y: ``(n,)`` class numbers.
+        """
+        counts = np.bincount(class_numbers(y, self.units))
+        return float(counts.max() / counts.sum())
+
+    def encode(self, values):
+        """Return class numbers.
+
+        Args:
+            values: ``(n,)`` labels.
+
+        Returns:
+            ``(n,)`` int64.
+
+        Raises:
+            ValueError: a value is no label of the task.
+        """
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        values = [str(value) for value in values]
+        if unknown := next((value for value in values if value not in numbers), None):
+            shown = ", ".join(self.labels[:8]) + (", ..." if self.units > 8 else "")
+            raise ValueError(f"{unknown!r} is no label of the task; expected one of {shown}.")
+        return np.array([numbers[value] for value in values], np.int64)
+
+    def decode(self, predictions):
+        """Return the most probable label of each example.
+
+        Args:
+            predictions: ``(n, classes)`` probabilities or logits.
+
+        Returns:
+            A list of ``n`` labels.
+        """
+        return [self.labels[number] for number in np.asarray(predictions).argmax(axis=-1)]
+
+
+def class_numbers(y, classes=None, expected="expected one class number for each example."):
+    """Return labels as one whole number for each example: the one converter of labels.
+
+    Args:
+        y: ``(n,)`` or ``(n, 1)`` whole numbers, of any numeric type, or one-hot rows ``(n, classes)``.
+        classes: how many classes there are, to check the range against; ``None`` for no check.
+        expected: end of the error message.
+
+    Returns:
+        ``(n,)`` int64.
+
+    Raises:
+        ValueError: they are not one class for each example, or outside ``0 .. classes - 1``.
+
+    Example:
+        >>> from thaw.tasks import class_numbers
+        >>> class_numbers([[0, 1], [1, 0]]).tolist(), class_numbers([2.0, 0.0]).tolist()
+        ([1, 0], [2, 0])
+    """
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim == 2 and classes in (None, y.shape[1]):
+        if not (np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()):
+            raise ValueError(f"The labels are shares of {y.shape[1]} classes; {expected}")
+        y = y.argmax(axis=1)
+    whole = y.dtype.kind in "iub" or (y.dtype.kind == "f" and (y == np.floor(y)).all())
+    if y.ndim != 1 or not whole:
+        raise ValueError(f"The labels are {y.dtype} of shape {y.shape}; {expected}")
+    if classes is not None and len(y) and not (y.min() >= 0 and y.max() < classes):
+        raise ValueError(f"The labels go from {y.min():g} to {y.max():g}; expected class numbers 0 to {classes - 1}.")
+    return y.astype(np.int64)
+
+
+def compiled_metrics(model):
+    """Return the metrics as they were given to ``compile``, or the weighted ones where there are no others.
+
+    Args:
+        model: a compiled ``keras.Model``.
+
+    Returns:
+        A list of names, functions and objects; empty where there are none.
+    """
+    import keras
+
+    settings = compile_settings(model)
+    given = keras.tree.flatten(settings.get("metrics") or settings.get("weighted_metrics") or [])
+    return [metric for metric in given if metric is not None]
+
+
+def metric_name(metric):
+    """Return the name of a metric in the logs.
+
+    Args:
+        metric: as it was given to ``compile``: a name, a function or an object.
+
+    Example:
+        >>> from thaw.tasks import metric_name
+        >>> metric_name("acc"), metric_name(lambda y, p: 0.0)
+        ('acc', 'lambda')
+    """
+    if isinstance(metric, str):
+        return metric
+    if name := getattr(metric, "name", None):
+        return name
+    word = re.sub(r"\W", "", getattr(metric, "__name__", type(metric).__name__))
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", word).lower()  # as Keras does
+
+
+def first_metric(model):
+    """Return the name of the first compiled metric, and whether it is the accuracy.
+
+    Args:
+        model: a compiled ``keras.Model``.
+
+    Returns:
+        ``(name, is_accuracy)``; the name is ``None`` where the model has no metric. Accuracy is the share of the
+        examples whose most probable class is right, and nothing else.
+
+    Example:
+        >>> import keras
+        >>> from thaw.tasks import first_metric
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+        >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["acc"])
+        >>> first_metric(model)
+        ('acc', True)
+    """
+    metrics = compiled_metrics(model)
+    if not metrics:
+        return None, False
+    name, kind = metric_name(metrics[0]), type(metrics[0]).__name__
+    known = any(word.replace("_", "").lower() in ACCURACIES for word in (name, kind))
+    return name, known and "TopK" not in kind  # which may be called anything
+
+
+def monitor_of(model, monitor=None, mode=None, *, validation=True):
+    """Return the value in the logs that decides which epoch is best, and which direction of it is better.
+
+    The first metric that was compiled, or the loss where there is none or the model has several outputs. The direction
+    is the one that the metric declares to Keras.
+
+    Args:
+        model: a compiled ``keras.Model``.
+        monitor: name of a metric, ``"loss"``, or a value that a callback writes into the logs; ``None`` for the usual.
+        mode: ``"max"`` or ``"min"``, for a metric that declares no direction; ``None`` to ask the metric.
+        validation: whether there are validation data, so that ``val_`` stands in front of the name.
+
+    Returns:
+        ``(name, "max" or "min")``.
+
+    Raises:
+        ValueError: an unknown mode, or a metric that declares no direction and no ``mode``.
+
+    Example:
+        >>> import keras
+        >>> from thaw.tasks import monitor_of
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile("adam", "mse", metrics=["mae"])
+        >>> monitor_of(model), monitor_of(model, "loss", validation=False)
+        (('val_mae', 'min'), ('loss', 'min'))
+    """
+    if mode not in (None, "max", "min"):
+        raise ValueError(f'mode={mode!r}; expected "max", "min", or None to ask the metric.')
+    if monitor is None:
+        several = len(getattr(model, "outputs", None) or ()) > 1  # whose metrics have other names in the logs
+        monitor = None if several or not validation else first_metric(model)[0]
+        monitor = monitor or "loss"
+    plain = monitor.removeprefix("val_")
+    given = {metric_name(metric): metric for metric in compiled_metrics(model)}
+    metric = given.get(plain) or next((m for name, m in given.items() if plain.endswith(f"_{name}")), None)
+    is_loss = plain == "loss" or plain.endswith("_loss")
+    name = f"val_{plain}" if validation and (plain == "loss" or plain in given) else monitor
+    direction = mode or ("min" if is_loss and metric is None else _direction(metric))
+    if direction is None:
+        raise ValueError(
+            f"The metric {plain} does not declare whether higher or lower is better; say it: "
+            'mode="max" or mode="min" (--metric NAME --mode max at the command line).'
+        )
+    return name, direction
+
+
+def _direction(metric):
+    """The direction that a metric, as it was given to ``compile``, declares; ``None`` where it declares none."""
+    import keras
+
+    if metric is None:
+        return None
+    if isinstance(metric, str):
+        if metric.lower() in ("acc", "accuracy"):
+            return "max"
+        if metric.lower() in ("ce", "crossentropy"):
+            return "min"
+    elif not isinstance(metric, keras.metrics.Metric):
+        name = getattr(metric, "__name__", "")
+        if getattr(keras.metrics, name, None) is not metric:
+            return None  # a function of the user's own
+        metric = name
+    if isinstance(metric, str):
+        try:
+            metric = keras.metrics.get(metric)
+        except (ValueError, TypeError):
+            return None
+        if not isinstance(metric, keras.metrics.Metric):  # a function; its class has the direction
+            classes = [c for c in vars(keras.metrics).values() if isinstance(c, type)]
+            word = getattr(metric, "__name__", "").replace("_", "").lower()
+            metric = next((c for c in classes if c.__name__.lower() == word), None)
+    return metric_direction(metric)

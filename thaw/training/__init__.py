@@ -1,0 +1,16 @@
+"""Freezing, optimizers, callbacks and checkpoints."""
+
+from thaw._namespace import namespace
+
+__getattr__, __dir__, __all__ = namespace(
+    __name__,
+    {
+        "ProgressBar": "thaw.training.callbacks",
+        "RestoreBestWeights": "thaw.training.callbacks",
+        "TerminateOnNonFinite": "thaw.training.callbacks",
+        "clone_optimizer": "thaw.training.optimizers",
+        "lr_schedule": "thaw.training.optimizers",
+        "reinitialize_weights": "thaw.models.state",
+        "unexpected_changes": "thaw.training.freezing",
+    },
+)

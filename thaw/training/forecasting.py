@@ -1,0 +1,134 @@
+"""Forecast what each phase of a plan trains, and how long it takes."""
+
+import contextlib
+import dataclasses
+import time
+
+import numpy as np
+
+from thaw._keras import functional_graph
+from thaw.features.inference import inference_runner
+from thaw.features.split import CannotSplit, split_model
+from thaw.models.stages import stages_of
+from thaw.models.state import preserve_flags, preserve_variables
+from thaw.training.freezing import freeze
+
+TIMED_CALLS = 4  # the first one, which compiles, and three more
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """Forecast of one phase of a plan: the stages it trains, and for how long.
+
+    Args:
+        phase: name of the phase.
+        stages: names of the trainable stages.
+        parameters: number of trainable parameters.
+        rates: peak learning rate of each trainable stage, by name.
+        seconds: estimated duration, from a few batches of noise, with compilation and without reading the data; 0
+            where it was not measured.
+        seconds_before: how much of it passes before the first epoch: compilation, and the features of the frozen
+            prefix.
+    """
+
+    phase: str
+    stages: tuple[str, ...]
+    parameters: int
+    rates: dict[str, float]
+    seconds: float
+    seconds_before: float = 0.0
+
+
+def forecast(model, plan, examples, *, batch_size=32, measure=True):
+    """Forecast what each phase of a plan trains and how long it takes, without training.
+
+    Args:
+        model: a built ``keras.Model`` with its head. Weights, ``trainable`` flags and random states are bit-identical
+            afterwards; it is left uncompiled, as after any change of ``trainable``.
+        plan: a :class:`thaw.Plan`.
+        examples: ``(train, validation)``, the numbers of examples, ints.
+        batch_size: examples in a batch. Default 32.
+        measure: whether to run a few batches to estimate the time. Default ``True``.
+
+    Returns:
+        A tuple of :class:`Forecast`, one for each phase.
+
+    Raises:
+        ValueError: the plan names a stage that the model does not have.
+
+    Example:
+        >>> import keras
+        >>> from thaw import Plan, forecast
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+        >>> [f.parameters for f in forecast(model, Plan.named("probe"), (100, 20), measure=False)]
+        [18]
+    """
+    stages = stages_of(model)
+    depth = {stage.name: i for i, stage in enumerate(reversed(stages))}
+    forecasts, cached_for, cached_versions = [], None, 0
+    with preserve_flags(model), preserve_variables(model.non_trainable_variables):
+        for phase in plan:
+            trainable = freeze(model, phase.train, phase.batchnorm, stages)
+            # The features cached for an earlier phase serve this one if it trains more; only further versions of the
+            # examples are computed.
+            is_served = cached_for is not None and cached_for <= set(trainable) and phase.versions >= cached_versions
+            served = cached_versions if is_served else 0
+            cached_for, cached_versions = (set(trainable), phase.versions) if phase.views else (None, 0)
+            rates = {s.name: phase.learning_rate * phase.layer_decay ** depth[s.name] for s in trainable}
+            parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+            before, epoch = _seconds(model, phase, examples, batch_size, served) if measure else (0.0, 0.0)
+            names = tuple(stage.name for stage in trainable)
+            seconds = before + phase.epochs * epoch
+            forecasts.append(Forecast(phase.name, names, parameters, rates, seconds, before))
+    model.compiled = False
+    return tuple(forecasts)
+
+
+def _seconds(model, phase, examples, batch_size, cached_versions):
+    """Estimate the seconds before the first epoch, and of each epoch."""
+    import keras
+    import tensorflow as tf
+
+    train, validation = (-(-n // batch_size) for n in examples)
+    prefix, suffix = None, model
+    if phase.views:
+        with contextlib.suppress(CannotSplit):
+            prefix, suffix = split_model(model)
+    x = keras.tree.map_structure(lambda t: _noise((batch_size, *t.shape[1:]), t.dtype), functional_graph(model).input)
+    before = 0.0
+    if prefix is not None:
+        batches = train * (phase.versions - cached_versions) + (0 if cached_versions else validation)
+        usual, compiling = _timed(inference_runner(prefix, batch_size, examples=batch_size * batches), x)
+        before = compiling + usual * batches
+        x = prefix(x, training=False)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            outputs = keras.tree.flatten(suffix(x, training=True))
+            loss = sum(tf.reduce_mean(tf.cast(output, tf.float32) ** 2) for output in outputs)
+        return tape.gradient(loss, suffix.trainable_variables)
+
+    training, compiling = _timed(step, x)
+    validating, compiling_more = _timed(tf.function(lambda x: suffix(x, training=False)), x)
+    return before + compiling + compiling_more, train * training + validation * validating
+
+
+def _noise(shape, dtype):
+    """Make random inputs: pixels for floats; ones for integers, which any table of words has."""
+    import tensorflow as tf
+
+    if tf.as_dtype(dtype).is_floating:
+        return tf.cast(tf.random.stateless_uniform(shape, (0, 0), 0, 255), dtype)
+    return tf.ones(shape, dtype)
+
+
+def _timed(function, x):
+    """Measure the median seconds of a call, and how much longer the first one took."""
+    times = []
+    for _ in range(TIMED_CALLS):
+        start = time.perf_counter()
+        function(x)
+        times.append(time.perf_counter() - start)
+    usual = float(np.median(times[1:]))
+    return usual, max(0.0, times[0] - usual)

@@ -1,1 +1,0 @@
-"""Changes the model: head, freezing, rates, and the loop that runs a plan."""

@@ -1,0 +1,454 @@
+"""Run the whole job of a command: read images, fine-tune a backbone on them, leave a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+
+from thaw._files import MODEL_SUFFIXES
+from thaw._keras import compile_settings
+from thaw._validation import as_number
+from thaw.plan import Phase, Plan, read_plan
+from thaw.runs.folder import MANIFEST, open_run, refuse_finished, verify_run
+from thaw.runs.train_images import check_optimizer, tune_images
+
+LR_FINDER_STEPS, LR_FINDER_REPEATS = 100, 3
+MAX_REJECTED_SHOWN = 10
+
+
+def tune(
+    data,
+    folder,
+    *,
+    plan="auto",
+    model="efficientnet_lite0",
+    weights="imagenet",
+    preprocessing="auto",
+    epochs=None,
+    head_epochs=None,
+    learning_rate=None,
+    image_size=None,
+    batch_size=32,
+    seed=0,
+    flips="horizontal",
+    rotation=0.0,
+    zoom=0.0,
+    max_bad=0.05,
+    l2_sp=None,
+    retain=None,
+    max_forgetting=None,
+    minutes=None,
+    optimizer="adamw",
+    clip_norm=1.0,
+    patience=None,
+    precision="auto",
+    group=None,
+    time=None,
+    monitor=None,
+    mode=None,
+    callbacks=(),
+    verbose="auto",
+):
+    """Fine-tune a backbone on images and leave a run folder: the command ``thaw tune``.
+
+    The images are read and split, a head is put on the backbone, the plan is run, and the model is measured on the test
+    images (on the validation images where there are none). The folder holds the model, a plain Keras file, and all that
+    belongs to it; its ``config.toml`` repeats the run. An interrupted run, even a killed one, is resumed by the same
+    call, and ends in bit-identical weights.
+
+    Args:
+        data: a folder ``class/image``, a CSV file ``image,label``, or the :class:`~thaw.data.splits.Splits` of
+            :func:`thaw.load_images`.
+        folder: path of the run folder, new or empty.
+        plan: ``"auto"`` (default): :func:`thaw.advise` chooses one; ``"probe"``, ``"probe_then_tune"``, ``"gradual"``
+            or ``"full"``; the path of a ``.toml`` file; or a :class:`thaw.Plan`.
+        model: name of a backbone as for :func:`thaw.backbone`, a ``.keras`` or ``.h5`` file, a ``keras.Model`` that
+            takes square images, or a :class:`~thaw.retention.source_tasks.SourceTask`. A head is taken off.
+        weights: ``"imagenet"`` (default), ``"none"`` for random ones, or a file of weights.
+        preprocessing: scaling of the pixels for a model file without one, as for :func:`thaw.backbone`.
+        epochs: epochs of each phase that trains the backbone; defaults to those of the plan.
+        head_epochs: epochs of the head alone; defaults to those of the plan.
+        learning_rate: peak rate of the phases that train the backbone; defaults to that of the plan. Where it is not
+            given, the rates of a predefined plan are multiplied by 20 for SGD and by 0.2 for Lion.
+        image_size: side of the images in pixels; defaults to 224, or to the input size of the model.
+        batch_size: images in a batch. Defaults to 32.
+        seed: seed of the split, of the order, the augmentation and the head. Defaults to 0.
+        flips: augmentation by flipping: ``"horizontal"`` (default), ``"vertical"``, ``"both"`` or ``"none"``.
+        rotation: augmentation by rotating, up to this fraction of a full turn. Defaults to 0.
+        zoom: augmentation by zooming, up to this fraction. Defaults to 0.
+        max_bad: largest fraction of files that may be left out because they cannot be used. Defaults to 0.05.
+        l2_sp: strength of L2-SP in the phases that train the backbone; see :class:`thaw.Phase`. Defaults to none.
+        retain: images of the source task, on which forgetting is measured: a folder or a CSV file. Defaults to
+            ``None``: it is estimated on images of the target task.
+        max_forgetting: largest fraction of the score on the source task that may be lost, such as 0.02. Defaults to no
+            limit.
+        minutes: budget of the trials behind ``plan="auto"``; defaults to what the training itself takes, 1 to 5.
+        optimizer: name of a Keras optimizer, such as ``"adamw"`` (default), ``"adam"``, ``"sgd"`` or ``"lion"``.
+        clip_norm: largest global norm of the gradients; 0 for no clipping. Defaults to 1.
+        patience: end a phase after this many epochs without a better validation score; defaults to that of the plan.
+        precision: ``"float32"``, ``"mixed_float16"``, ``"mixed_bfloat16"``, or ``"auto"`` (default), which is float32
+            on a CPU; see :func:`thaw.models.precision.resolve_precision`.
+        group: column of the CSV file whose values are kept within one split, such as a patient or a lot.
+        time: column of the CSV file by which the images are split, the latest for the test.
+        monitor: name of the metric that decides which epoch is best; defaults to the accuracy.
+        mode: ``"min"`` or ``"max"``: which direction of ``monitor`` is better; defaults to what the metric declares.
+        callbacks: list of Keras callbacks, as for :func:`thaw.fine_tune`. Defaults to none.
+        verbose: ``"auto"`` or 1 to show progress and notes on stderr, 2 for a line for each epoch and no bar, 0 for
+            silence.
+
+    Returns:
+        The finished :class:`~thaw.runs.folder.Run`.
+
+    Raises:
+        FileNotFoundError: a file or folder that does not exist.
+        ValueError: a mistake that is found before the first step, or a folder that holds another run.
+        FloatingPointError: the training diverged; the last good weights are in ``last-good.keras``.
+        OSError: the disk is full.
+
+    Example:
+        >>> from thaw import tune
+        >>> run = tune("photos", "runs/photos")                             # doctest: +SKIP
+        >>> print(run)                                                      # doctest: +SKIP
+    """
+    not_options = ("folder", "callbacks", "verbose")
+    options = {name: as_number(value) for name, value in locals().items() if name not in not_options}
+    options["weights"] = "none" if weights is None else weights
+    options["metric"] = options.pop("monitor")  # as the command calls it, for config.toml
+    chosen = check_options(data, folder, options)
+
+    from thaw.data.augmentation import augment
+    from thaw.models.backbone import input_size
+    from thaw.models.precision import resolve_precision, use_precision
+    from thaw.models.state import seed_everything
+    from thaw.training.callbacks import ProgressBar, count_progress
+
+    augmentation = augment(flips=flips, rotation=rotation, zoom=zoom)
+    options["precision"] = resolve_precision(precision)
+    seed_everything(seed)
+    with use_precision(options["precision"]):
+        console = _console(verbose)
+        with _progress(count_progress, verbose) as progress:
+            source = _open_source(options, progress)
+            size = input_size(source.backbone, model if isinstance(model, str) else None)
+            splits = _read_splits(data, size, options, progress)
+        for note in source.notes:
+            console.print(note)
+        show_notes(splits, console.print, f"listed in {Path(folder) / 'quarantine.csv'}")
+        if splits.train.augment is None:
+            splits = dataclasses.replace(splits, train=dataclasses.replace(splits.train, augment=augmentation))
+        shown = {*source.notes, *splits.notes}
+        with ProgressBar(console, verbose=2 if verbose == 2 else 1) if verbose else contextlib.nullcontext() as bar:
+            model, metrics, history = tune_images(
+                splits,
+                folder,
+                backbone=source,
+                plan=chosen,
+                advice={name: options[name] for name in ("minutes", "epochs", "head_epochs", "learning_rate", "l2_sp")},
+                batch_size=batch_size,
+                seed=seed,
+                optimizer=(optimizer, clip_norm),
+                patience=patience,
+                monitor=monitor,
+                mode=mode,
+                callbacks=[*callbacks, *([bar] if bar else [])],
+                options=options,
+            )
+        shown |= {*history.notes, *(bar.reasons if bar else ())}
+        for note in metrics["notes"]:
+            if note not in shown:
+                console.print(note)
+    run = open_run(folder)
+    run.model = model
+    return run
+
+
+def check_options(data, folder, options):
+    """Find mistakes in the options of :func:`tune` before Keras is imported and images are read.
+
+    Args:
+        data: as for :func:`tune`.
+        folder: as for :func:`tune`.
+        options: dict of the other arguments of :func:`tune`.
+
+    Returns:
+        The :class:`thaw.Plan`, or ``"auto"``.
+
+    Raises:
+        FileNotFoundError: data or a plan file that does not exist.
+        ValueError: an invalid value, options that exclude each other, or a folder that holds another run.
+    """
+    plan = _chosen_plan(options)
+    check_optimizer(options["optimizer"], options["clip_norm"])
+    refuse_finished(folder)
+    _check_data(data)
+    return plan
+
+
+def _chosen_plan(options):
+    plan = options["plan"]
+    settings = {name: options[name] for name in ("epochs", "head_epochs", "learning_rate", "l2_sp", "patience")}
+    if isinstance(plan, str) and plan == "auto":
+        read_plan("probe_then_tune", **settings)  # raises for an invalid number
+        return plan
+    if options["minutes"] is not None:
+        raise ValueError("--minutes is for advice; leave it out, or the plan.")
+    if not isinstance(plan, Plan):
+        return read_plan(plan, **settings)
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
+        raise ValueError(f"{given[0]} is set in the plan; leave it out.")
+    return plan
+
+
+def _check_data(data):
+    if isinstance(data, (str, os.PathLike)) and not Path(data).exists():
+        raise FileNotFoundError(f"{data} does not exist; expected a folder of images or a CSV file.")
+
+
+def _console(verbose):
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=not verbose)
+
+
+@contextlib.contextmanager
+def _progress(count_progress, verbose):
+    if not verbose:
+        yield None
+        return
+    with count_progress() as progress:
+        yield progress
+
+
+def _open_source(options, progress):
+    """Open the backbone, with the head and the images of its source task where there are any."""
+    from thaw.models.backbone import input_size
+    from thaw.models.heads import remove_head
+    from thaw.models.precision import with_precision
+    from thaw.retention.source_tasks import SourceTask, source_images, source_task
+
+    model, retain, budget = options["model"], options["retain"], options["max_forgetting"]
+    if isinstance(model, (str, os.PathLike)):
+        source = source_task(
+            os.fspath(model),
+            retain,
+            weights=None if options["weights"] == "none" else options["weights"],
+            preprocessing=options["preprocessing"],
+            image_size=options["image_size"],
+            max_forgetting=budget,
+            progress=progress,
+        )
+    elif isinstance(model, SourceTask):
+        if retain is not None or budget is not None:
+            raise ValueError("The SourceTask has its own images and budget; leave out retain and max_forgetting.")
+        source = model
+    elif retain is None:
+        source = SourceTask.of(model, max_forgetting=budget)
+    else:
+        outputs, size = max(2, int(model.output_shape[-1])), input_size(model)
+        examples, labelled, notes = source_images(retain, size, outputs=outputs, progress=progress)
+        found = {"examples": examples, "labelled": labelled, "notes": tuple(notes)}
+        source = SourceTask.of(model, max_forgetting=budget, **found)
+    # Layers of a file have the precision that they were saved with.
+    whole = source.backbone if source.model is None else source.model
+    converted = with_precision(whole, options["precision"])
+    if converted is whole:
+        return source
+    headless = converted if source.model is None else remove_head(converted)
+    return dataclasses.replace(source, model=source.model and converted, backbone=headless)
+
+
+def _read_splits(data, image_size, options, progress):
+    from thaw.data.images import load_images
+
+    if not isinstance(data, (str, os.PathLike)):
+        return data
+    columns = {name: options[name] for name in ("group", "time") if options.get(name) is not None}
+    return load_images(
+        data,
+        image_size=image_size,
+        seed=options["seed"],
+        max_bad=options["max_bad"],
+        progress=progress,
+        **columns,
+    )
+
+
+def show_notes(splits, show, more):
+    """Report the notes on a data set, and the first files that were left out.
+
+    Args:
+        splits: :class:`~thaw.data.splits.Splits`.
+        show: function of a line of text.
+        more: where the other files are listed, after "left out: 12 more, ".
+    """
+    for note in splits.notes:
+        show(note)
+    for bad in splits.rejected[:MAX_REJECTED_SHOWN]:
+        show(f"left out: {bad.path} {bad.reason}")
+    if len(splits.rejected) > MAX_REJECTED_SHOWN:
+        show(f"left out: {len(splits.rejected) - MAX_REJECTED_SHOWN} more, {more}")
+
+
+def _fine_tune(model, plan, train, validation, **more):
+    from thaw.finetune import fine_tune
+
+    return fine_tune(model, plan, train, validation_data=validation, **more)
+
+
+def find_rate(
+    data,
+    *,
+    train=None,
+    model="efficientnet_lite0",
+    weights="imagenet",
+    preprocessing="auto",
+    image_size=None,
+    batch_size=32,
+    seed=0,
+    max_bad=0.05,
+    verbose="auto",
+):
+    """Run a learning-rate range test where fine-tuning would begin: the command ``thaw find-rate``.
+
+    The frozen prefix is run once. Where more than the head is trained, the head is first trained alone for a few
+    epochs, as the plans do: with a head of zeros, nothing below it would learn. The images are not augmented.
+
+    Args:
+        data: as for :func:`tune`.
+        train: ``"head"``, ``"all"``, or the number of stages below the head to train; defaults to 2, or to 1 where
+            there are no more.
+        model: as for :func:`tune`.
+        weights: as for :func:`tune`.
+        preprocessing: as for :func:`tune`.
+        image_size: as for :func:`tune`.
+        batch_size: images in a batch. Defaults to 32.
+        seed: seed of the split and of the order. Defaults to 0.
+        max_bad: as for :func:`tune`.
+        verbose: ``"auto"`` or 1 to show progress and notes on stderr, 0 for silence.
+
+    Returns:
+        :class:`~thaw.advice.lr_range.RangeTest`.
+
+    Raises:
+        FileNotFoundError: a file or folder that does not exist.
+        ValueError: the model has no such stages, or data that cannot be used.
+
+    Example:
+        >>> from thaw.workflow import find_rate
+        >>> print(find_rate("photos", train=2))                             # doctest: +SKIP
+    """
+    _check_data(data)
+
+    from thaw.models.backbone import backbone, input_size
+    from thaw.models.state import seed_everything
+    from thaw.training.callbacks import count_progress
+
+    seed_everything(seed)
+    name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
+    if name is not None:
+        shape = None if image_size is None else (image_size, image_size, 3)
+        weights = None if weights == "none" else weights
+        model = backbone(name, weights=weights, input_shape=shape, preprocessing=preprocessing)
+    size = input_size(model, name)
+    with _progress(count_progress, verbose) as progress:
+        splits = _read_splits(data, size, {"seed": seed, "max_bad": max_bad}, progress)
+        show_notes(splits, _console(verbose).print, f"thaw check {data} lists them")
+        return _range_test(model, splits, train, batch_size, seed, progress)
+
+
+def _range_test(backbone, splits, train, batch_size, seed, progress):
+    from thaw.advice.lr_range import lr_finder
+    from thaw.features.precompute import precompute
+    from thaw.features.split import CannotSplit, split_model
+    from thaw.finetune import fine_tune
+    from thaw.models.heads import attach_head
+    from thaw.models.stages import stages_of
+    from thaw.training.freezing import freeze
+
+    model = attach_head(backbone, splits.task, seed=seed)
+    settings = compile_settings(model)
+    dataset = splits.train.weighted(splits.class_weight)
+    batch_size = min(batch_size, len(dataset))
+    train = min(2, len(stages_of(model)) - 1) if train is None else train
+    freeze(model, train)  # raises for a stage that does not exist, before anything is computed
+    if Phase(name="test", epochs=1, train=train).trains_backbone:
+        model.compile(**settings)
+        alone = Plan([Phase(name="head", epochs=3, train="head", learning_rate=1e-3, views=1)])
+        validation = splits.validation
+        fine_tune(model, alone, dataset, validation_data=validation, batch_size=batch_size, seed=seed, verbose=0)
+        freeze(model, train)
+    try:
+        prefix, tested = split_model(model)
+    except CannotSplit:
+        tested = model
+    else:
+        shown = progress and (lambda done, total: progress(done, total, "the frozen part, once"))
+        dataset = precompute(prefix, dataset, batch_size=batch_size, progress=shown)
+    tested.compile(**settings)
+    return lr_finder(
+        tested, dataset, batch_size=batch_size, steps=LR_FINDER_STEPS, repeats=LR_FINDER_REPEATS, seed=seed
+    )
+
+
+def check(path, *, image_size=224, progress=None):
+    """Look for common mistakes in a model file, a run folder, or images: the command ``thaw check``.
+
+    Args:
+        path: a ``.keras`` or ``.h5`` file; a run folder; a folder ``class/image``; or a CSV file ``image,label``.
+        image_size: side in pixels to which images are resized. Defaults to 224.
+        progress: function of (files done, files in all, text), called while images are read. Defaults to none.
+
+    Returns:
+        ``(kind, findings)``: ``"model"``, ``"run"`` or ``"data"``, and a list of dicts with ``level`` (``"error"``,
+        ``"warning"`` or ``"note"``), ``what`` and ``fix``.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: the file cannot be read.
+
+    Example:
+        >>> from thaw import check
+        >>> kind, findings = check("photos")                                # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a model file, a run folder or images.")
+    if path.suffix.lower() in MODEL_SUFFIXES:
+        return "model", _check_model(path)
+    if (path / MANIFEST).exists():
+        verify_run(path)
+        return "run", _check_model(path / "model.keras")
+    from thaw.data.images import load_images
+
+    splits = load_images(path, image_size=image_size, max_bad=1.0, progress=progress)
+    findings = [
+        {"level": "warning", "what": f"{bad.path} {bad.reason}.", "fix": "It will be left out."}
+        for bad in splits.rejected
+    ]
+    findings += [{"level": "note", "what": note, "fix": ""} for note in splits.notes]
+    return "data", findings
+
+
+def _check_model(path):
+    import keras
+
+    from thaw.checks import preflight
+    from thaw.models.loading import load_model_file
+
+    model, findings = load_model_file(path), []  # refuses code, and names what is damaged
+    try:
+        # With its compilation, which is half of what preflight looks at.
+        model = keras.saving.load_model(path, safe_mode=True, compile=True)
+    except Exception as error:  # a custom loss or metric may raise anything
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        findings.append(
+            {
+                "level": "warning",
+                "what": f"Its compilation cannot be restored ({first}), so that its loss and rate are not checked.",
+                "fix": "Register its loss and metrics with keras.saving.register_keras_serializable.",
+            }
+        )
+    return findings + [{"level": f.level, "what": f.what, "fix": f.fix} for f in preflight(model)]
