@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import math
 
+from thaw._keras import inner_optimizer
+
 # Floating-point operations per second of two CPU cores, and of a GPU: they make a budget in minutes a count.
 OPERATIONS_PER_SECOND_CPU, OPERATIONS_PER_SECOND_GPU = 1e11, 5e12
 # Relative to a forward pass in training: the frozen prefix runs in a faster runtime, and a training step has a backward
@@ -36,7 +38,7 @@ def lr_scale(optimizer):
         >>> lr_scale(keras.optimizers.SGD()), lr_scale(keras.optimizers.Adam())
         (20.0, 1.0)
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_optimizer(optimizer)
     return {"SGD": 20.0, "Lion": 0.2}.get(type(inner).__name__, 1.0)
 
 

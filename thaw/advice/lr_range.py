@@ -7,7 +7,7 @@ import math
 import keras
 import numpy as np
 
-from thaw._keras import compile_settings, forget_compiled_metrics, loss_variables
+from thaw._keras import compile_settings, forget_compiled_metrics, inner_optimizer, loss_variables
 from thaw._validation import as_int, as_number
 from thaw.checks import check_data, raise_on_errors
 from thaw.data.conversion import as_dataset
@@ -153,7 +153,7 @@ def _settings(model):
             f"{model.name} is not compiled; call model.compile(optimizer, loss) first, also after a change of "
             "trainable."
         )
-    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    inner = inner_optimizer(model.optimizer)
     if "update_step" in vars(inner):
         raise ValueError(
             "The optimizer's update_step was changed on the instance, and the test needs a new optimizer, which would "
