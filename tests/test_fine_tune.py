@@ -100,9 +100,11 @@ def test_cached_is_the_same_as_live(monkeypatch):
     cached, one = run(plan)
     live(monkeypatch)
     computed, two = run(plan)
-    assert one.history["loss"] == two.history["loss"]
-    assert one.history["val_loss"] == two.history["val_loss"]
-    assert equal(cached, computed)
+    # On some CPUs the last bit depends on the position of an example in its batch.
+    for name in ("loss", "val_loss"):
+        assert one.history[name] == pytest.approx(two.history[name], abs=1e-5)
+    for here, there in zip(weights(cached), weights(computed)):
+        np.testing.assert_allclose(here, there, rtol=0, atol=1e-5)
 
 
 def test_a_step_is_traced_once(monkeypatch):
@@ -242,6 +244,14 @@ def test_callbacks_see_the_whole_model(views, tmp_path):
     assert done == ([(i, 15) for i in range(1, 16)] if views else [])
 
 
+def test_a_model_saved_after_fine_tune_opens_with_its_optimizer(tmp_path):
+    model, _ = run([phase(epochs=1)])
+    model.save(tmp_path / "model.keras")  # a warning when it is opened would be an error
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(again.optimizer) is type(model.optimizer)
+    assert [v.shape for v in again.optimizer.variables] == [v.shape for v in model.optimizer.variables]
+
+
 def test_a_callback_that_watches_does_not_change_the_result():
     a, _ = run(TWO)
     b, _ = run(TWO, callbacks=[Watch()])
@@ -288,7 +298,7 @@ def test_a_later_phase_that_explodes_leaves_the_best():
     assert equal(model, good)
 
 
-def test_the_file_saved_afterwards_opens_with_keras_alone(tmp_path, without_us):
+def test_the_file_saved_afterwards_opens_with_keras_alone(tmp_path, with_keras_alone):
     model, _ = run([phase(epochs=1, layer_decay=0.5, schedule="linear")])
     assert type(model.optimizer) is keras.optimizers.Adam
     assert float(model.optimizer.learning_rate) == 0.5  # the user's, and fresh
@@ -301,7 +311,7 @@ def test_the_file_saved_afterwards_opens_with_keras_alone(tmp_path, without_us):
         "print(np.array_equal(m.predict(np.load('x.npy'), verbose=0), np.load('y.npy')), "
         "type(m.optimizer).__name__, m.optimizer.beta_1, any(n.split('.')[0] == 'thaw' for n in sys.modules))"
     )
-    assert without_us(tmp_path, code) == ["True", "Adam", "0.8", "False"]
+    assert with_keras_alone(tmp_path, code) == ["True", "Adam", "0.8", "False"]
 
 
 def test_the_user_may_go_on_with_fit():
@@ -384,7 +394,10 @@ def test_nan_behind_a_relu_does_not_pass_for_a_good_epoch():
     x[12] = 1e9
     broken = Dataset(x=x, y=good.y, load=lambda row: keras.ops.where(row == 1e9, np.nan, row))
     before = model.get_weights()
-    with pytest.raises(FloatingPointError, match="look for NaN or infinity in the inputs"):
+    # Whether a ReLU hides the NaN from the loss depends on the CPU.
+    with pytest.raises(
+        FloatingPointError, match=r"look for (NaN or infinity in the inputs|inputs that are not finite)"
+    ):
         fine_tune(model, Plan([phase("all", train="all")]), broken, validation_data=good, batch_size=8)
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before))
 

@@ -270,7 +270,7 @@ def test_17_the_order_changes_with_the_epoch():
 # 19. Keras' saves are not atomic.
 
 
-def test_19_a_full_disk_leaves_the_old_file(tmp_path):
+def test_19_a_full_disk_leaves_the_old_file(tmp_path, python):
     code = (
         "import resource, signal, keras\n"
         "from thaw._files import write_atomically\n"
@@ -283,10 +283,7 @@ def test_19_a_full_disk_leaves_the_old_file(tmp_path):
         "except OSError as error:\n    print('refused')\n"
         "print(keras.saving.load_model('m.keras').output_shape)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = python("-c", code, folder=tmp_path)
     assert done.stdout.splitlines() == ["refused", "(None, 2)"], done.stderr
     assert hasattr(signal, "SIGXFSZ")
 

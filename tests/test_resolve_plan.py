@@ -3,10 +3,7 @@
 import dataclasses
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -59,25 +56,19 @@ def tune(place, out, *more):
 
 
 @pytest.mark.slow
-def test_without_a_plan_there_is_advice_and_a_kill_does_not_change_it(place):
+def test_without_a_plan_there_is_advice_and_a_kill_does_not_change_it(place, python):
     """kill -9 in the trials, and after the advice: the same plan, and the second time no trial is made again."""
     out = place / "run"
-    command = [sys.executable, "-m", "thaw", *tune(place, out)]
+    command = ["-m", "thaw", *tune(place, out)]
     said = []
     for line in (r"^  tried .*: 0\.\d", r"  epoch +1 of"):
-        lines = []
-        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-            for text in process.stderr:
-                lines.append(text)
-                if re.search(line, text):
-                    process.send_signal(signal.SIGKILL)
-                    break
-        assert process.returncode == -signal.SIGKILL, "".join(lines)
-        said.append("".join(lines))
+        killed = python(*command, kill_at=line)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        said.append(killed.stderr)
     assert "advice: " not in said[0]
     assert "advice: " in said[1]
     plan = Plan.from_toml((out / "unfinished/plan.toml").read_text())
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = python(*command)
     assert done.returncode == 0, done.stderr
     assert "tried " not in done.stderr
     assert Plan.from_toml((out / "plan.toml").read_text()) == plan

@@ -3,14 +3,9 @@
 import errno
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parents[1]
 
 # Everything that has a state: shuffling, augmentation, dropout, moments and a moving average, counters of callbacks.
 RUN = """
@@ -101,15 +96,17 @@ print(json.dumps([sha, rows, history.weight_change, history.notes]))
 """
 
 
-def start(folder, *moments):
-    """Run in a process that is killed at each of these moments in turn, and then once to the end."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    if folder:  # the run that is not cut off has another
-        environment["THAW_CACHE"] = f"{folder}-cache"
-    return subprocess.run(
-        [sys.executable, "-c", RUN, str(folder), *moments],
-        env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def start(python):
+    """Run in a process that is killed at each of some moments in turn, and then once to the end."""
+
+    def run(folder, *moments):
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+        if folder:  # the run that is not cut off has another
+            environment["THAW_CACHE"] = f"{folder}-cache"
+        return python("-c", RUN, folder, *moments, env=environment)
+
+    return run
 
 
 def result(done):
@@ -118,7 +115,7 @@ def result(done):
 
 
 @pytest.mark.slow
-def test_killed_at_six_moments_it_ends_with_the_same_bits(tmp_path):
+def test_killed_at_six_moments_it_ends_with_the_same_bits(tmp_path, start):
     whole = result(start(""))
     assert set(whole[1]["phase"]) == {"head", "top", "all"}
     epochs = len(whole[1]["phase"])
@@ -173,7 +170,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, where):
     assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
 
 
-def test_a_real_limit_on_the_size_of_files(tmp_path):
+def test_a_real_limit_on_the_size_of_files(tmp_path, python):
     code = (
         "import resource, signal, sys, numpy as np\n"
         "from thaw.training.checkpoint import read_checkpoint, write_checkpoint\n"
@@ -185,10 +182,7 @@ def test_a_real_limit_on_the_size_of_files(tmp_path):
         "except OSError as error:\n"
         "    print('unharmed' in str(error), read_checkpoint('c.npz')[0]['epoch'])\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = python("-c", code, folder=tmp_path)
     assert done.stdout.split() == ["True", "1"], done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
 

@@ -174,6 +174,8 @@ def fine_tune(
             # Nothing of ours stays in the model: a file saved from it names the user's optimizer and no other.
             fresh = clone_optimizer(settings["optimizer"])
             keras.Model.compile(model, **settings | {"optimizer": fresh})  # a class of the user's may have another
+            # Keras warns when it opens a file whose optimizer was never built.
+            model.optimizer.build(model.trainable_variables)
             for folder in run.cuts.private:
                 shutil.rmtree(folder, ignore_errors=True)
     return _history(run)

@@ -373,6 +373,10 @@ def _range_test(backbone, splits, train, batch_size, seed, progress):
     dataset = splits.train.weighted(splits.class_weight)
     batch_size = min(batch_size, len(dataset))
     train = min(2, len(stages_of(model)) - 1) if train is None else train
+
+    def shown(what):
+        return progress and (lambda done, total: progress(done, total, what))
+
     freeze(model, train)  # raises for a stage that does not exist, before anything is computed
     if Phase(name="test", epochs=1, train=train).trains_backbone:
         model.compile(**settings)
@@ -385,12 +389,10 @@ def _range_test(backbone, splits, train, batch_size, seed, progress):
     except CannotSplit:
         tested = model
     else:
-        shown = progress and (lambda done, total: progress(done, total, "the frozen part, once"))
-        dataset = precompute(prefix, dataset, batch_size=batch_size, progress=shown)
+        dataset = precompute(prefix, dataset, batch_size=batch_size, progress=shown("the frozen part, once"))
     tested.compile(**settings)
-    return lr_finder(
-        tested, dataset, batch_size=batch_size, steps=LR_FINDER_STEPS, repeats=LR_FINDER_REPEATS, seed=seed
-    )
+    lengths = {"steps": LR_FINDER_STEPS, "repeats": LR_FINDER_REPEATS}
+    return lr_finder(tested, dataset, batch_size=batch_size, **lengths, seed=seed, progress=shown("range test"))
 
 
 def check(path, *, image_size=224, progress=None):

@@ -338,3 +338,9 @@ def test_the_file_names_nothing_of_ours(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     assert loaded.optimizer.iterations == model.optimizer.iterations
     np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
+
+
+def test_lr_finder_reports_its_progress():
+    told = []
+    lr_finder(net(), X, Y, **SHORT, rates=(1e-6, 1e-4), progress=lambda *count: told.append(count))
+    assert told == [(step, 40) for step in range(1, 41)]

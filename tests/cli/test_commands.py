@@ -1,7 +1,6 @@
 """The command line from end to end, as a person meets it: small pictures, a small network, real commands."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -84,10 +83,10 @@ def tune(place, out, *more):
 
 
 @pytest.fixture(scope="module")
-def run(place):
+def run(place, python):
     """A finished run, made by a process of its own."""
     out = place / "run"
-    done = subprocess.run([sys.executable, "-m", "thaw", *tune(place, out)], capture_output=True, text=True)
+    done = python("-m", "thaw", *tune(place, out))
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -119,7 +118,7 @@ def test_it_learned(run):
     assert metrics["accuracy"]["low"] > metrics["majority"]
 
 
-def test_the_model_opens_with_keras_alone(run, place):
+def test_the_model_opens_with_keras_alone(run, place, python):
     """In an interpreter that cannot see thaw, without a warning, and predicts the same."""
     import keras
 
@@ -134,8 +133,7 @@ def test_the_model_opens_with_keras_alone(run, place):
         "assert not any(name.split('.')[0] == 'thaw' for name in sys.modules)\n"
         "print(json.dumps(p.tolist()))"
     )
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=env)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
     here = keras.saving.load_model(out / "model.keras").predict(x, verbose=0)
     np.testing.assert_array_equal(np.array(json.loads(done.stdout.splitlines()[-1]), "float32"), here)
@@ -185,19 +183,14 @@ def test_stages_and_plan(place, capsys):
 
 
 @pytest.mark.slow
-def test_kill_and_again_gives_the_same_weights(run, place):
+def test_kill_and_again_gives_the_same_weights(run, place, python):
     """kill -9 in the first and in the second phase, the same command after each: the same SHA-256."""
     whole, _ = run
     out = place / "killed"
-    command = [sys.executable, "-m", "thaw", *tune(place, out)]
+    command = ["-m", "thaw", *tune(place, out)]
     for line in ("epoch   1 of 4", "epoch   7 of 16"):
-        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-            for said in process.stderr:
-                if line in said:
-                    process.send_signal(signal.SIGKILL)
-                    break
-        assert process.returncode == -signal.SIGKILL
-    subprocess.run(command, check=True, capture_output=True)
+        assert python(*command, kill_at=line).returncode == -signal.SIGKILL
+    assert python(*command).returncode == 0
     weights = [json.loads((folder / "manifest.json").read_text())["weights_sha256"] for folder in (whole, out)]
     assert weights[0] == weights[1]
 

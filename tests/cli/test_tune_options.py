@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import tomllib
 
 import pytest
@@ -120,25 +118,19 @@ def test_invalid_options_are_refused_before_anything_is_trained(small_place, tha
     assert not (tmp_path / "run/model.keras").exists()
 
 
-def test_precision_is_recorded_and_a_killed_run_resumes_bit_identically(small_place, tmp_path):
+def test_precision_is_recorded_and_a_killed_run_resumes_bit_identically(small_place, tmp_path, python):
     """Loss scaling has a state too; killed in the first epoch of the second phase, and given again."""
     options = ["--precision", "mixed_float16", "--epochs", "3", "--verbose"]
-    command = [sys.executable, "-m", "thaw", "tune", small_place / "photos", *short(small_place)]
-    command = [str(part) for part in [*command, *options, "--head-epochs", "2"]]
+    command = ["-m", "thaw", "tune", small_place / "photos", *short(small_place), *options, "--head-epochs", "2"]
     env = os.environ | {"THAW_CACHE": str(tmp_path / "cache")}
-    whole = subprocess.run([*command, "-o", str(tmp_path / "whole")], capture_output=True, text=True, env=env)
+    whole = python(*command, "-o", tmp_path / "whole", env=env)
     assert whole.returncode == 0, whole.stderr
-    again = [*command, "-o", str(tmp_path / "killed")]
-    with subprocess.Popen(again, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env) as process:
-        for line in process.stderr:
-            if "epoch   4 of 5" in line:
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
-    other = subprocess.run([*again, "--precision", "float32"], capture_output=True, text=True, env=env)
+    again = [*command, "-o", tmp_path / "killed"]
+    assert python(*again, env=env, kill_at="epoch   4 of 5").returncode == -signal.SIGKILL
+    other = python(*again, "--precision", "float32", env=env)
     assert other.returncode == 2
     assert "holds an unfinished run with precision = 'mixed_float16', and now it is 'float32'" in other.stderr
-    done = subprocess.run(again, capture_output=True, text=True, env=env)
+    done = python(*again, env=env)
     assert done.returncode == 0, done.stderr
     assert re.search("resuming at epoch [45]", done.stderr)  # the line is printed before the epoch is saved
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -519,7 +517,7 @@ def test_openvino_that_cannot_do_it_after_all(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_kill_in_the_middle_and_two_at_once(tmp_path):
+def test_a_kill_in_the_middle_and_two_at_once(tmp_path, python):
     """What was complete stays, what was not is computed; two processes at the same rows both succeed."""
     code = """
         import os, sys, numpy as np, keras, tensorflow
@@ -547,14 +545,8 @@ def test_a_kill_in_the_middle_and_two_at_once(tmp_path):
             children = [os.fork() or job(name) for name in together]
             print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), flush=True)
     """
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env=os.environ | {"PYTHONPATH": os.getcwd()},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    process = python("-c", textwrap.dedent(code), folder=tmp_path)
+    assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
     assert lines[0] == "-9"
     name, steps, after = lines[1].split()

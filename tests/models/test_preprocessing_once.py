@@ -1,8 +1,6 @@
 """Every family of keras.applications: known raw pixels reach the first weights scaled once, as published."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -118,7 +116,7 @@ print(json.dumps(found))
 """
 
 
-def test_saved_files_open_with_keras_alone(tmp_path):
+def test_saved_files_open_with_keras_alone(tmp_path, python):
     pixels, expected = pixels_of(32), {}
     np.save(tmp_path / "pixels.npy", pixels)
     kinds = ("vgg16", "mobilenet", "densenet121", "efficientnet_b0", "efficientnet_lite0")
@@ -127,14 +125,8 @@ def test_saved_files_open_with_keras_alone(tmp_path):
         path = str(tmp_path / f"{name}.keras")
         model.save(path)
         expected[path] = np.asarray(model(pixels)).astype("float64").mean((1, 2))
-    (tmp_path / "open.py").write_text(OPEN)
-    answer = subprocess.run(
-        [sys.executable, "open.py", "pixels.npy", *expected],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    answer = python("-c", OPEN, tmp_path / "pixels.npy", *expected)
+    assert answer.returncode == 0, answer.stderr
     found = json.loads(answer.stdout.splitlines()[-1])
     for path, value in expected.items():
         np.testing.assert_allclose(found[path], value, rtol=1e-5, atol=1e-6)

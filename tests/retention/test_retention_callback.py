@@ -199,7 +199,10 @@ def test_answers_that_come_from_elsewhere(score):
     assert watch.retention() == 1.0  # the answers are as before
     p.append(batch_probabilities(old, [X]))
     assert watch.retention() == plain.retention() < 1
-    assert watch.measure() == plain.measure()
+    measured = plain.measure()
+    assert watch.measure().keys() == measured.keys()
+    for name, found in watch.measure().items():  # computed in batches of another size: the last bits may differ
+        assert found == (pytest.approx(measured[name], abs=1e-6) if isinstance(found, dict) else measured[name])
 
 
 @pytest.mark.parametrize("score", ["accuracy", "agreement"])

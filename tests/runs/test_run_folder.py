@@ -7,8 +7,6 @@ import json
 import os
 import platform
 import resource
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -88,7 +86,7 @@ def test_it_opens_again(run, model):
     assert manifest["weights_sha256"] == digest.hexdigest()
 
 
-def test_the_model_opens_and_predicts_the_same_with_nothing_but_keras(run, model):
+def test_the_model_opens_and_predicts_the_same_with_nothing_but_keras(run, model, python):
     x = np.linspace(-1, 1, 8).reshape(2, 4)
     code = (
         "import sys, keras, numpy as np\n"
@@ -96,10 +94,8 @@ def test_the_model_opens_and_predicts_the_same_with_nothing_but_keras(run, model
         "assert 'thaw' not in sys.modules\n"
         "print(model.predict(np.linspace(-1, 1, 8).reshape(2, 4), verbose=0).tolist())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=run,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-    )  # fmt: skip
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == model.predict(x, verbose=0).tolist()
 
 

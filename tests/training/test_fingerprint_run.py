@@ -14,9 +14,11 @@ from thaw.plan import Plan
 from thaw.training.checkpoint import fingerprint_run
 
 
-def identity(model_seed=0, optimizer=None, loss="mse", plan="probe", n=4, label=0, weight=None, batch_size=8, seed=0):
+def identity(
+    model_seed=0, optimizer=None, loss="mse", plan="probe", n=4, label=0, weight=None, batch_size=8, seed=0, dtype=None
+):
     keras.utils.set_random_seed(model_seed)
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, dtype=dtype)])
     model.compile(optimizer or keras.optimizers.Adam(), loss)
     y = np.zeros(n)
     y[0] = label
@@ -43,6 +45,7 @@ def test_the_same_again():
         {"weight": np.ones(4)},
         {"batch_size": 4},
         {"seed": 1},
+        {"dtype": "mixed_bfloat16"},
     ],
 )
 def test_what_matters(changed):

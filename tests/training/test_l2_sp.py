@@ -213,7 +213,7 @@ def test_without_strength_the_optimizer_is_left_alone():
     assert "update_step" not in vars(optimizer)
 
 
-def test_the_saved_file_opens_without_us(tmp_path, without_us):
+def test_the_saved_file_opens_with_keras_alone(tmp_path, with_keras_alone):
     model = net()
     model.compile(l2_sp(optimizers.Adam(0.01), model, 0.1), "mse")
     model.fit(X, Y, verbose=0)
@@ -223,4 +223,4 @@ def test_the_saved_file_opens_without_us(tmp_path, without_us):
         "print(type(m.optimizer).__module__.split('.')[0], type(m.optimizer).__name__, "
         "int(m.optimizer.iterations), any(n.split('.')[0] == 'thaw' for n in sys.modules))"
     )
-    assert without_us(tmp_path, code) == ["keras", "Adam", "1", "False"]
+    assert with_keras_alone(tmp_path, code) == ["keras", "Adam", "1", "False"]

@@ -182,7 +182,7 @@ def test_a_decay_out_of_range(decay):
         layerwise_lr_decay(optimizers.SGD(), stages_of(net()), decay)
 
 
-def test_the_saved_file_opens_without_us(tmp_path, without_us):
+def test_the_saved_file_opens_with_keras_alone(tmp_path, with_keras_alone):
     model = net()
     model.compile(layerwise_lr_decay(optimizers.AdamW(0.01, weight_decay=0.1), stages_of(model), 0.5), "mse")
     model.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0)
@@ -192,7 +192,7 @@ def test_the_saved_file_opens_without_us(tmp_path, without_us):
         "print(type(m.optimizer).__module__.split('.')[0], type(m.optimizer).__name__, "
         "int(m.optimizer.iterations), any(n.split('.')[0] == 'thaw' for n in sys.modules))"
     )
-    assert without_us(tmp_path, code) == ["keras", "AdamW", "1", "False"]
+    assert with_keras_alone(tmp_path, code) == ["keras", "AdamW", "1", "False"]
 
 
 def test_layerwise_lr_decay_takes_a_model_or_its_stages():

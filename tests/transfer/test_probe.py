@@ -111,3 +111,9 @@ def test_probe_names_what_is_invalid():
         probe(model, X[:4], np.array([0, 1, 0, 1]))
     with pytest.raises(ValueError, match="numbers that differ"):
         probe(model, X, np.zeros(120), regression=True)
+
+
+def test_probe_reports_its_progress():
+    told = []
+    probe(net(), X, Y, batch_size=50, progress=lambda *count: told.append(count))
+    assert told == [(50, 120), (100, 120), (120, 120)]

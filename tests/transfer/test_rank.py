@@ -84,3 +84,9 @@ def test_rank_published_agreement_of_score_and_accuracy(data, score, values, tau
 def test_rank_documents_the_published_agreement():
     for data, score, _, tau in PUBLISHED:
         assert (f"{tau} on {data}" in " ".join(rank.__doc__.split())) == (score == "LogME"), (data, score)
+
+
+def test_rank_reports_its_progress():
+    told = []
+    rank({"first": net(0), "second": net(1)}, X, Y, batch_size=50, progress=lambda *count: told.append(count))
+    assert told == [(done, 100, name) for name in ("first", "second") for done in (50, 100)]

@@ -67,6 +67,7 @@ def lr_finder(
     steps=100,
     repeats=3,
     seed=0,
+    progress=None,
 ):
     """Run a learning-rate range test on a compiled model, and restore the model.
 
@@ -93,6 +94,7 @@ def lr_finder(
         steps: number of learning rates, with one training step each; at least 20. Default 100.
         repeats: number of repeats, at least 2. Default 3.
         seed: seed of the order of the examples. Default 0.
+        progress: called with ``(done, total)`` steps after each step. Default ``None``.
 
     Returns:
         :class:`RangeTest`; as a string it is a table.
@@ -140,6 +142,8 @@ def lr_finder(
                 model.optimizer.learning_rate = float(rate)
                 model.reset_metrics()
                 loss = losses[repeat, i] = float(step(batch))
+                if progress is not None:
+                    progress(repeat * steps + i + 1, repeats * steps)
                 if not math.isfinite(loss) or _diverged(losses[repeat, : i + 1], _half_window(steps)):
                     break
     return RangeTest(rates, losses, *_suggest(rates, losses))

@@ -103,11 +103,14 @@ def probe(
     require_data(data)
     backbone = open_backbone(model, weights, preprocessing, image_size=image_size)
 
+    from thaw.training.callbacks import count_progress
     from thaw.transfer.probing import probe as measure
 
     splits = open_images(data, backbone.input_shape[1], seed, max_bad)
     report(f"Running the network once on {min(max_images, len(splits.train)):,} images ...")
-    result = measure(backbone, splits.train, max_examples=max_images, batch_size=batch_size, seed=seed)
+    options = {"max_examples": max_images, "batch_size": batch_size, "seed": seed}
+    with count_progress() as progress:
+        result = measure(backbone, splits.train, **options, progress=lambda *done: progress(*done, "images"))
     if as_json:
         return print_json(to_jsonable(result, "errors") | {"best": result.best.stage})
     typer.echo(str(result))
@@ -156,11 +159,14 @@ def rank(
             raise ValueError(f"{name} takes images of side {own}, and another model of side {size}; expected one size.")
         size = own
 
+    from thaw.training.callbacks import count_progress
     from thaw.transfer.probing import rank as measure
 
     splits = open_images(data, size, seed, max_bad)
     report(f"Running {len(model)} networks once on {min(max_images, len(splits.train)):,} images ...")
-    result = measure(backbones, splits.train, max_examples=max_images, batch_size=batch_size, seed=seed)
+    options = {"max_examples": max_images, "batch_size": batch_size, "seed": seed}
+    with count_progress() as progress:
+        result = measure(backbones, splits.train, **options, progress=progress)
     if as_json:
         return print_json([to_jsonable(row, "probe") | {"best": row.probe.best.stage} for row in result.rows])
     typer.echo(str(result))

@@ -39,9 +39,10 @@ def precompute(
     is computed
     again: give ``load`` and ``augment`` an ``identity``, and the dataset ``keys`` made from the content of the files.
 
-    In TensorFlow on a CPU an example has the same bits at every position of a batch of the same size: with the batch
-    size of the training, training on the cached features gives the weights that training through the prefix would give.
-    In OpenVINO (:func:`thaw.features.inference.inference_runner`) they are equal within float32 rounding.
+    Training on the cached features gives the weights that training through the prefix would give, within float32
+    rounding. In TensorFlow, with the batch size of the training, they are the same bits where a kernel does not depend
+    on the position of an example in its batch: on some CPUs it does, in the last bit. In OpenVINO
+    (:func:`thaw.features.inference.inference_runner`) the features are equal within float32 rounding.
 
     Args:
         prefix: a ``keras.Model``, as from :func:`thaw.split_model`; run in inference.

@@ -16,7 +16,7 @@ from thaw.models.stages import HEAD, calls_of, crossing_bytes, is_graph, stages_
 from thaw.models.state import preserve_variables
 
 
-def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0):
+def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0, progress=None):
     """Run a model once over the data and pool the features at each stage boundary into one vector for each example.
 
     Feature maps are averaged over their positions, sequences over the steps that their mask leaves; where several
@@ -30,6 +30,8 @@ def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0
         max_examples: use this many examples at most, drawn at random; of a stream the first. Default ``None``: all.
         batch_size: examples in a batch; a stream keeps its own. Default 32.
         seed: seed of the drawing. Default 0.
+        progress: called with ``(done, total)`` examples after each batch; ``total`` is ``None`` for a stream of unknown
+            length. Default ``None``.
 
     Returns:
         ``(features, y)``: a dict from the name of each stage but the head, from input to output, to a float32 array
@@ -52,7 +54,7 @@ def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0
     flat, boundaries = _stage_boundaries(model)
     extract = _pooled_at(flat, boundaries.values())
     batches, examples = _labelled_batches(dataset, batch_size, max_examples, seed)
-    runner, rows, labels, left = None, [], [], max_examples
+    runner, rows, labels, left, done = None, [], [], max_examples, 0
     for batch in batches:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise ValueError("The data have inputs and no labels; expected (x, y).")
@@ -66,7 +68,9 @@ def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0
         for start in range(0, count, runner.batch_size):
             rows.append(runner(_slice(inputs, start, min(start + runner.batch_size, count))))
         labels.append(targets[:count])
-        left = None if left is None else left - count
+        left, done = None if left is None else left - count, done + count
+        if progress is not None:
+            progress(done, examples)
         if left == 0:
             break
     if not rows:

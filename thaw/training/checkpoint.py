@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from thaw._files import write_atomically
-from thaw._keras import compile_settings
+from thaw._keras import compile_settings, sublayers
 from thaw.data.dataset import Dataset
 from thaw.tasks import compiled_metrics, metric_name
 
@@ -195,7 +195,9 @@ def fingerprint_run(model, plan, data, batch_size, seed):
             batch = next(iter(part.ordered(1, view=0, seed=seed)))
             for array in keras.tree.flatten(batch if part.y is None else batch[0]):
                 digest.update(np.asarray(array).tobytes())
-    digest.update(" ".join(type(layer).__name__ for layer in model.layers).encode())
+    # The same weights compute something else under another dtype policy.
+    layers = [f"{type(layer).__name__} {layer.dtype_policy.name}" for layer in sublayers(model)]
+    digest.update(" ".join(layers).encode())
     for variable in model.weights:
         digest.update(variable.numpy().tobytes())
     settings = compile_settings(model)

@@ -91,7 +91,7 @@ class Probe:
         return "\n".join(lines)
 
 
-def probe(model, x, y=None, *, folds=5, max_examples=5000, batch_size=32, regression=False, seed=0):
+def probe(model, x, y=None, *, folds=5, max_examples=5000, batch_size=32, regression=False, seed=0, progress=None):
     """Measure how well the labels can be read from each stage of a frozen model, in one pass over the data.
 
     At every stage boundary the features, averaged over positions, are read out linearly (ridge) and by nearest
@@ -115,6 +115,7 @@ def probe(model, x, y=None, *, folds=5, max_examples=5000, batch_size=32, regres
         batch_size: examples in a batch; a ``tf.data.Dataset`` keeps its own. Default 32.
         regression: whether the labels are numbers to predict, not classes. Default ``False``.
         seed: seed of the sampling, the folds, and the bootstrap of R². Default 0.
+        progress: called with ``(done, total)`` examples after each batch. Default ``None``.
 
     Returns:
         :class:`Probe`.
@@ -134,7 +135,8 @@ def probe(model, x, y=None, *, folds=5, max_examples=5000, batch_size=32, regres
         (['stage1'], 2, True)
     """
     dataset = as_dataset(x, y, labelled=True)
-    features, y = stage_features(model, dataset, max_examples=max_examples, batch_size=batch_size, seed=seed)
+    drawing = {"max_examples": max_examples, "batch_size": batch_size, "seed": seed}
+    features, y = stage_features(model, dataset, **drawing, progress=progress)
     return probe_features(features, y, folds=folds, regression=regression, seed=seed)
 
 
@@ -269,7 +271,7 @@ class Ranking:
         return "\n".join(lines)
 
 
-def rank(backbones, x, y=None, *, folds=5, max_examples=5000, batch_size=32, regression=False, seed=0):
+def rank(backbones, x, y=None, *, folds=5, max_examples=5000, batch_size=32, regression=False, seed=0, progress=None):
     """Rank pre-trained models by how well their last features explain the labels.
 
     By LogME (You et al. 2021), which on ten ImageNet models orders their fine-tuned accuracy with a weighted
@@ -288,6 +290,7 @@ def rank(backbones, x, y=None, *, folds=5, max_examples=5000, batch_size=32, reg
         batch_size: examples in a batch; a ``tf.data.Dataset`` keeps its own. Default 32.
         regression: whether the labels are numbers to predict, not classes. Default ``False``.
         seed: seed of the sampling and the folds. Default 0.
+        progress: called with ``(done, total, name)`` after each batch: examples, and the backbone. Default ``None``.
 
     Returns:
         :class:`Ranking`, highest LogME first; equal ones in the order of their accuracy, then of their names.
@@ -310,11 +313,12 @@ def rank(backbones, x, y=None, *, folds=5, max_examples=5000, batch_size=32, reg
     if not isinstance(backbones, dict) or not backbones:
         raise ValueError("There are no backbones; expected a dict from names to models.")
     dataset = as_dataset(x, y, labelled=True)
-    settings = {"folds": folds, "max_examples": max_examples, "batch_size": batch_size}
+    settings = {"folds": folds, "max_examples": max_examples, "batch_size": batch_size, "regression": regression}
     rows = []
     for name, model in backbones.items():
+        shown = progress and (lambda done, total, name=name: progress(done, total, name))
         try:
-            result = probe(model, dataset, **settings, regression=regression, seed=seed)
+            result = probe(model, dataset, **settings, seed=seed, progress=shown)
         except ValueError as error:
             raise ValueError(f'Backbone "{name}": {error}') from error
         last = result.rows[-1]
