@@ -395,9 +395,7 @@ def test_nan_behind_a_relu_does_not_pass_for_a_good_epoch():
     broken = Dataset(x=x, y=good.y, load=lambda row: keras.ops.where(row == 1e9, np.nan, row))
     before = model.get_weights()
     # Whether a ReLU hides the NaN from the loss depends on the CPU.
-    with pytest.raises(
-        FloatingPointError, match=r"look for (NaN or infinity in|inputs that are not finite)"
-    ):
+    with pytest.raises(FloatingPointError, match=r"look for (NaN or infinity in|inputs that are not finite)"):
         fine_tune(model, Plan([phase("all", train="all")]), broken, validation_data=good, batch_size=8)
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before))
 

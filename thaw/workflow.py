@@ -10,6 +10,8 @@ from pathlib import Path
 from thaw._files import MODEL_SUFFIXES
 from thaw._keras import compile_settings
 from thaw._validation import as_number
+from thaw.models.loading import model_format
+from thaw.models.precision import check_precision
 from thaw.plan import Phase, Plan, read_plan
 from thaw.runs.folder import MANIFEST, open_run, refuse_finished, verify_run
 from thaw.runs.train_images import check_optimizer, tune_images
@@ -181,6 +183,10 @@ def check_options(data, folder, options):
     """
     plan = _chosen_plan(options)
     check_optimizer(options["optimizer"], options["clip_norm"])
+    check_precision(options["precision"])
+    model = options["model"]
+    if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in MODEL_SUFFIXES:
+        model_format(Path(model))  # raises for what is no model file
     refuse_finished(folder)
     _check_data(data)
     return plan

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from thaw._files import MODEL_SUFFIXES
 from thaw.cli.output import report
 
 
@@ -93,6 +94,10 @@ def open_backbone(name, weights, preprocessing="auto", *, head=False, image_size
 
     Without its head it is meant for images, and one that takes none is refused before any image is read.
     """
+    if name.lower().endswith(MODEL_SUFFIXES):
+        from thaw.models.loading import model_format
+
+        model_format(Path(name))  # a missing file is refused before Keras is imported
     import_keras()
     from thaw.models.backbone import backbone, input_size
 

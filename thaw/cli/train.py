@@ -233,6 +233,7 @@ def evaluate(
     opened = open_run(run)
     if data is None:
         return print_metrics(opened.metrics, as_json)
+    require_data(data)
     import_keras()
     from thaw.training.callbacks import count_progress
 

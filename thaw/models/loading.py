@@ -33,7 +33,7 @@ def load_model_file(path):
     import keras
 
     path = Path(path)
-    hdf5 = _is_hdf5(path)
+    hdf5 = model_format(path) == "hdf5"
     _refuse_code(path, _config_h5(path) if hdf5 else _config_zip(path))
     if path.suffix.lower() not in ((".h5", ".hdf5") if hdf5 else (".keras",)):
         right = ".h5" if hdf5 else ".keras"
@@ -54,8 +54,27 @@ def load_model_file(path):
         raise ValueError(f"{path} cannot be loaded ({first}); {advice}.") from error
 
 
-def _is_hdf5(path):
-    """Say whether a file is HDF5 and not zip, by its first bytes; refuse anything else."""
+def model_format(path):
+    """Return the format of a model file, by its first bytes and without importing Keras.
+
+    Args:
+        path: ``Path`` of a file.
+
+    Returns:
+        ``"hdf5"`` or ``"zip"``.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it is a folder, a pickle, or anything else that is no model file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import keras
+        >>> from thaw.models.loading import model_format
+        >>> keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save("dogs.keras")
+        >>> model_format(Path("dogs.keras"))
+        'zip'
+    """
     if path.is_dir():
         kind = "a SavedModel folder" if (path / "saved_model.pb").exists() else "a folder"
         raise ValueError(
@@ -67,9 +86,9 @@ def _is_hdf5(path):
     with open(path, "rb") as file:
         start = file.read(8)
     if start == _HDF5_MAGIC:
-        return True
+        return "hdf5"
     if start[:2] == b"PK":
-        return False
+        return "zip"
     if start[:1] == b"\x80" or path.suffix.lower() in (".pkl", ".pickle", ".joblib"):
         raise ValueError(
             f"{path} is a pickle, which can run any code when opened; expected a .keras or .h5 file. "

@@ -27,8 +27,7 @@ def resolve_precision(precision="auto"):
         >>> resolve_precision("mixed_float16")
         'mixed_float16'
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}; expected one of {', '.join(PRECISIONS)}.")
+    check_precision(precision)
     if precision != "auto":
         return precision
     import tensorflow as tf
@@ -38,6 +37,16 @@ def resolve_precision(precision="auto"):
         return "float32"
     capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability") or (0, 0)
     return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
+
+
+def check_precision(precision):
+    """Refuse what :func:`resolve_precision` does not know, without importing TensorFlow.
+
+    Raises:
+        ValueError: not one of ``PRECISIONS``.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}; expected one of {', '.join(PRECISIONS)}.")
 
 
 @contextlib.contextmanager
