@@ -13,7 +13,7 @@ from thaw.data.conversion import as_dataset
 from thaw.features.cached_predictor import CachedPredictor
 from thaw.features.predictions import batch_probabilities
 from thaw.features.similarity import MIN_BATCH_SIZE, agreement, stage_cka, stage_grams
-from thaw.metrics.intervals import RESAMPLES, Estimate, binomial_interval
+from thaw.metrics.intervals import Estimate, binomial_interval, bootstrap
 from thaw.models.stages import HEAD
 from thaw.retention.budget import enforce_budget, is_inside
 from thaw.tasks import class_numbers
@@ -180,6 +180,13 @@ def _ratio(before, after):
     return float(after.sum() / before.sum())
 
 
+def _kept_and_lost(before, after):
+    """The share of the accuracy that was kept, and the accuracy that was lost, of each resample."""
+    first, last = before.mean(axis=1), after.mean(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.stack([last / first, first - last], axis=1)
+
+
 def _of_agreement(result):
     """Bring agreement into the same form: everything agrees with itself at first."""
     same = result.pop("same")
@@ -208,17 +215,12 @@ def _compare(before, after, identical, seed):
         bound = 1 - 0.025 ** (1 / n)
         ends = (max(0.0, 1 - bound / before.mean()), 1 + bound / before.mean()), (-bound, bound)
     else:
-        # Bootstrap over examples (Efron 1979): resampling pairs of bools is a multinomial draw from four cells.
-        cells = np.bincount(2 * before + after, minlength=4)
-        drawn = np.random.default_rng(seed).multinomial(n, cells / n, RESAMPLES)
-        first, last = drawn[:, 2] + drawn[:, 3], drawn[:, 1] + drawn[:, 3]
-        ratio = last[first > 0] / first[first > 0]
-        ends = np.quantile(ratio, (0.025, 0.975)), np.quantile((first - last) / n, (0.025, 0.975))
+        ends = [(found.low, found.high) for found in bootstrap(_kept_and_lost, before, after, seed=seed)]
     estimates = {
         "before": binomial_interval(before.sum(), n, "exact"),
         "after": binomial_interval(after.sum(), n, "exact"),
-        "kept": Estimate(_ratio(before, after), *map(float, ends[0])),
-        "lost": Estimate(float(before.mean() - after.mean()), *map(float, ends[1])),
+        "kept": Estimate(_ratio(before, after), *ends[0]),
+        "lost": Estimate(float(before.mean() - after.mean()), *ends[1]),
     }
     return {"examples": n} | {name: estimate.to_dict() for name, estimate in estimates.items()}
 
