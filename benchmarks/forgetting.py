@@ -31,7 +31,7 @@ from clothes import clothes
 from keras import ops
 
 from thaw import Dataset, seed_everything
-from thaw.features import predict_proba
+from thaw.features.predictions import predict_proba_with_labels
 from thaw.retention import distill, ewc, fisher, l2_sp, mix_replay, retention_callback, soft_targets
 
 SCENARIOS = ("task", "domain", "class")
@@ -123,7 +123,7 @@ def a_few(old, seed):
 
 
 def accuracy(model, data):
-    y, p = predict_proba(model, data, batch_size=500)
+    y, p = predict_proba_with_labels(model, *data, batch_size=500)
     return float((p.argmax(axis=1) == y).mean())
 
 

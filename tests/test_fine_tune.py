@@ -634,3 +634,23 @@ def test_xla_is_left_out_on_a_cpu_unless_it_was_asked_for(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda k=None: [hidden] if k == "GPU" else devices(k))
     run([phase(epochs=1)], callbacks=[Seen()])
     assert seen == [False]
+
+
+@pytest.mark.parametrize("given", [None, keras.callbacks.Callback()])
+def test_callbacks_are_given_as_to_fit(given):
+    _, history = run([phase(epochs=1)], callbacks=given)
+    assert len(history.epoch) == 1
+
+
+def test_a_plan_may_be_a_file_or_a_list_of_phases(tmp_path):
+    (tmp_path / "plan.toml").write_text(Plan([phase(epochs=1)]).to_toml())
+    for plan in (str(tmp_path / "plan.toml"), [phase(epochs=1)]):
+        assert fine_tune(net(), plan, data(), verbose=0).history["phase"] == ["head"]
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_a_generator_is_refused_before_it_is_used_up(part):
+    batches = iter([(np.zeros((2, 8, 8, 1), "float32"), np.zeros(2, "int32"))] * 3)
+    given = {"x": batches} if part == "training" else {"x": data(), "validation_data": batches}
+    with pytest.raises(ValueError, match=f"The {part} data are a generator, which can be read only once; expected"):
+        fine_tune(net(), Plan([phase()]), **given, verbose=0)

@@ -75,7 +75,7 @@ GOOD = 'name = "a"\nepochs = 2\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"The plan has no phase; expected at least one \[\[phase\]\]\."),
+        ("", r"The plan has no phase; expected at least one phase \(\[\[phase\]\] in a file\)\."),
         ("phase = []", r"The plan has no phase"),
         ("[[phase", r"The plan is not valid TOML: Expected"),
         ("[phase]\n" + GOOD, r"phase is not a list of tables; write \[\[phase\]\], with two brackets"),

@@ -98,6 +98,8 @@ def test_classification_encodes_and_decodes():
     assert task.decode(np.eye(3)[[2, 0]]) == ["3", "ant"]
     assert task.baseline([0, 1, 1, 1]) == 0.75
     assert Classification.of(2).labels == ("0", "1")
+    with pytest.raises(ValueError, match="'' is no label of the task"):
+        task.encode([""])
     with pytest.raises(ValueError, match="'wasp' is no label of the task; expected one of ant, bee, 3"):
         task.encode(["wasp"])
     for labels, message in (((), "there are 0"), (("a",), "there are 1"), (("a", "a"), "'a' is there twice")):

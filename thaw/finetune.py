@@ -19,7 +19,7 @@ from thaw.features.precompute import NoCutPoint, precompute_phase
 from thaw.features.split import CannotSplit, find_cut_point, flatten_model
 from thaw.models.stages import stages_of
 from thaw.models.state import restore_after_error
-from thaw.plan import Phase, Plan
+from thaw.plan import as_plan
 from thaw.tasks import monitor_of
 from thaw.training.callbacks import (
     ProgressBar,
@@ -27,6 +27,7 @@ from thaw.training.callbacks import (
     RestoreBestWeights,
     StopWithModel,
     TerminateOnNonFinite,
+    callback_list,
     notify,
 )
 from thaw.training.checkpoint import Checkpoint, assign, fingerprint_run, read_checkpoint, variables_of
@@ -61,16 +62,18 @@ def fine_tune(
 
     The model's own loss, metrics and optimizer are used; each phase sets its learning rate. One best epoch is kept over
     all phases, and its weights are restored at the end of each phase and of the run. What is frozen in a phase is
-    computed once and cached, where the graph can be split (:func:`thaw.split_model`). For the same bits from run to
-    run, call :func:`thaw.seed_everything` before the model is built.
+    computed once and cached, where the graph can be split (:func:`thaw.split_model`) and every epoch sees the same
+    augmented examples (``Phase(views=...)``) or none are augmented. For the same bits from run to run, call
+    :func:`thaw.seed_everything` before the model is built.
 
     Args:
         model: a built and compiled ``keras.Model``. It is changed in place, and compiled again at the end with a fresh
             copy of its own optimizer.
-        plan: a :class:`thaw.Plan`, or the name of one, such as ``"probe_then_tune"``.
-        x: inputs as ``fit`` takes them, or a :class:`thaw.Dataset`; see :func:`thaw.as_dataset`. A ``tf.data.Dataset``,
-            ``PyDataset`` or generator keeps its own order, its frozen part is computed in every epoch, and a resumed
-            run starts it from its beginning.
+        plan: a :class:`thaw.Plan`; the name of one, such as ``"probe_then_tune"``, or the path of a ``.toml`` file; or
+            a list of :class:`thaw.Phase`.
+        x: inputs as ``fit`` takes them, or a :class:`thaw.Dataset`; see :func:`thaw.as_dataset`. A ``tf.data.Dataset``
+            or ``PyDataset`` keeps its own order, its frozen part is computed in every epoch, and a resumed run starts
+            it from its beginning. A generator, which can be read once, is refused.
         y: targets; ``None`` where ``x`` brings them. Default ``None``.
         sample_weight: ``(n,)`` weights in the loss. Default ``None``.
         class_weight: dict from class number to weight in the loss. Default ``None``.
@@ -80,7 +83,7 @@ def fine_tune(
             also while only its suffix is fitted. One that steers the learning rate needs a phase with
             ``schedule="constant"`` and ``warmup=0``. Default ``()``.
         monitor: name of the metric that decides which epoch is best; ``None`` for the first compiled metric, or the
-            loss where there is none or the model has several outputs. Default ``None``.
+            loss where there is no metric, no validation data or several outputs. Default ``None``.
         mode: ``"max"`` or ``"min"``; ``None`` for the direction that the metric declares. Default ``None``.
         seed: int, seeds the order of the examples and their augmentation. Default 0.
         backup_dir: folder in which the run is saved after each epoch, so that the same call resumes it,
@@ -114,7 +117,7 @@ def fine_tune(
         >>> sorted(history.history)[:3]
         ['accuracy', 'learning_rate', 'loss']
     """
-    plan = _plan_of(plan)
+    plan = as_plan(plan)
     batch_size, seed = as_int("batch_size", batch_size, 1), as_int("seed", seed)
     if backup_dir is not None and Path(backup_dir).exists() and not Path(backup_dir).is_dir():
         raise ValueError(f"backup_dir={str(backup_dir)!r} is a file; expected a folder to save the run in.")
@@ -122,6 +125,12 @@ def fine_tune(
         raise ValueError(f'verbose={verbose!r}; expected "auto", 0, 1 or 2.')
     train = as_dataset(x, y, sample_weight, name="training data", labelled=_takes_labels(model)).weighted(class_weight)
     validation = as_validation(validation_data)
+    for name, part in (("training", train), ("validation", validation)):
+        if getattr(part, "read_once", False):
+            raise ValueError(
+                f"The {name} data are a generator, which can be read only once; expected arrays, a tf.data.Dataset or "
+                "a keras.utils.PyDataset."
+            )
     if train.random_access:
         batch_size = min(batch_size, len(train))
     findings = preflight(model, train, plan=plan, validation_data=validation, batch_size=batch_size)
@@ -130,7 +139,7 @@ def fine_tune(
     _refuse_patched(settings["optimizer"])
     clone_optimizer(settings["optimizer"])  # one that cannot be cloned is refused now
     monitor, mode = monitor_of(model, monitor, mode, validation=validation is not None)
-    callbacks = list(callbacks)
+    callbacks = callback_list(callbacks)
     stages = stages_of(model)
     with contextlib.ExitStack() as stack:
         if verbose and not any(isinstance(callback, ProgressBar) for callback in callbacks):
@@ -156,7 +165,8 @@ def fine_tune(
             cache_dir=cache_dir,
             log={"phase": 0, "first": 0, "rows": [], "notes": [], "weight_change": {}, "runtime": {}},
         )
-        run.log["fingerprint"] = fingerprint_run(model, plan, (train, validation), batch_size, seed)
+        data = train, validation
+        run.log["fingerprint"] = fingerprint_run(model, plan, data, batch_size, seed, (monitor, mode))
         saved = _resume(run) if run.resumable else None
         if saved is None:
             run.log["notes"] += [str(finding) for finding in findings]
@@ -179,17 +189,6 @@ def fine_tune(
             for folder in run.cuts.private:
                 shutil.rmtree(folder, ignore_errors=True)
     return _history(run)
-
-
-def _plan_of(plan):
-    if isinstance(plan, str):
-        return Plan.named(plan)
-    if isinstance(plan, (tuple, list)) and plan and all(isinstance(phase, Phase) for phase in plan):
-        return Plan(plan)
-    raise ValueError(
-        f'The plan is a {type(plan).__name__}; expected a thaw.Plan, such as Plan.named("probe_then_tune"), '
-        "Plan([Phase(...)]) or advise(...).plan."
-    )
 
 
 def _takes_labels(model):

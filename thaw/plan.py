@@ -37,7 +37,8 @@ class Phase:
             rate of a stage to that of the stage below it. Defaults to 1.0, the same rate everywhere.
         batchnorm: ``"frozen"`` keeps the moving statistics of BatchNormalization; ``"trained"`` updates those of
             trainable stages. Defaults to ``"frozen"``.
-        patience: end the phase after this many epochs without a better validation score. Defaults to 0, never.
+        patience: end the phase after this many epochs in which the monitored value did not improve. Defaults to 0,
+            never.
         views: number of fixed augmented versions of each example, used in turn, one an epoch, so that the frozen
             prefix is run once for each version instead of in every epoch. Defaults to 0, a new augmentation in every
             epoch.
@@ -130,7 +131,7 @@ class Plan(tuple):
     def __new__(cls, phases):
         phases = tuple(phases)
         if not phases:
-            raise ValueError("The plan has no phase; expected at least one [[phase]].")
+            raise ValueError("The plan has no phase; expected at least one phase ([[phase]] in a file).")
         for phase in phases:
             if not isinstance(phase, Phase):
                 raise ValueError(f"A plan is made of phases; {phase!r} is a {type(phase).__name__}.")
@@ -371,6 +372,36 @@ def read_plan(name, *, epochs=None, head_epochs=None, learning_rate=None, l2_sp=
     plan = Plan.named(name, epochs=epochs, head_epochs=head_epochs, learning_rate=learning_rate)
     plan = plan if l2_sp is None else plan.with_l2_sp(l2_sp)
     return plan if patience is None else plan.with_patience(patience)
+
+
+def as_plan(plan):
+    """Convert what a user gives as a plan.
+
+    Args:
+        plan: a :class:`Plan`; the name of one, or the path of a ``.toml`` file; or a list of :class:`Phase`.
+
+    Returns:
+        A :class:`Plan`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: anything else.
+
+    Example:
+        >>> from thaw.plan import Phase, as_plan
+        >>> [phase.name for phase in as_plan([Phase(name="all", epochs=2)])]
+        ['all']
+    """
+    if isinstance(plan, (str, os.PathLike)):
+        return read_plan(plan)
+    if isinstance(plan, Plan):
+        return plan
+    if isinstance(plan, (tuple, list)) and plan and all(isinstance(phase, Phase) for phase in plan):
+        return Plan(plan)
+    raise ValueError(
+        f'The plan is a {type(plan).__name__}; expected a thaw.Plan, such as Plan.named("probe_then_tune"), '
+        "Plan([Phase(...)]) or advise(...).plan."
+    )
 
 
 def is_plan_file(name):

@@ -126,7 +126,8 @@ class Classification(Task):
         """
         numbers = {label: number for number, label in enumerate(self.labels)}
         values = [str(value) for value in values]
-        if unknown := next((value for value in values if value not in numbers), None):
+        unknown = next((value for value in values if value not in numbers), None)
+        if unknown is not None:
             shown = ", ".join(self.labels[:8]) + (", ..." if self.units > 8 else "")
             raise ValueError(f"{unknown!r} is no label of the task; expected one of {shown}.")
         return np.array([numbers[value] for value in values], np.int64)

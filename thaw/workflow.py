@@ -12,7 +12,7 @@ from thaw._keras import compile_settings
 from thaw._validation import as_number
 from thaw.models.loading import model_format
 from thaw.models.precision import check_precision
-from thaw.plan import Phase, Plan, read_plan
+from thaw.plan import Phase, Plan, as_plan, read_plan
 from thaw.runs.folder import MANIFEST, open_run, refuse_finished, verify_run
 from thaw.runs.train_images import check_optimizer, tune_images
 
@@ -117,14 +117,14 @@ def tune(
     not_options = ("folder", "callbacks", "verbose")
     options = {name: as_number(value) for name, value in locals().items() if name not in not_options}
     options["weights"] = "none" if weights is None else weights
-    options["metric"] = options.pop("monitor")  # as the command calls it, for config.toml
     chosen = check_options(data, folder, options)
+    options["metric"] = options.pop("monitor")  # as the command calls it, for config.toml
 
     from thaw.data.augmentation import augment
     from thaw.models.backbone import input_size
     from thaw.models.precision import resolve_precision, use_precision
     from thaw.models.state import seed_everything
-    from thaw.training.callbacks import ProgressBar, count_progress
+    from thaw.training.callbacks import ProgressBar, callback_list, count_progress
 
     augmentation = augment(flips=flips, rotation=rotation, zoom=zoom)
     options["precision"] = resolve_precision(precision)
@@ -154,7 +154,7 @@ def tune(
                 patience=patience,
                 monitor=monitor,
                 mode=mode,
-                callbacks=[*callbacks, *([bar] if bar else [])],
+                callbacks=[*callback_list(callbacks), *([bar] if bar else [])],
                 options=options,
             )
         shown |= {*history.notes, *(bar.reasons if bar else ())}
@@ -185,6 +185,12 @@ def check_options(data, folder, options):
     check_optimizer(options["optimizer"], options["clip_norm"])
     check_precision(options["precision"])
     model = options["model"]
+    metric, budgets = options["monitor"], (options["max_forgetting"], getattr(model, "max_forgetting", None))
+    if metric not in (None, "accuracy", "val_accuracy") and budgets != (None, None):
+        raise ValueError(
+            f"A budget for forgetting chooses by accuracy, and the metric is {metric!r}; leave out --metric, or "
+            "--max-forgetting."
+        )
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in MODEL_SUFFIXES:
         model_format(Path(model))  # raises for what is no model file
     refuse_finished(folder)
@@ -200,8 +206,9 @@ def _chosen_plan(options):
         return plan
     if options["minutes"] is not None:
         raise ValueError("--minutes is for advice; leave it out, or the plan.")
-    if not isinstance(plan, Plan):
+    if isinstance(plan, (str, os.PathLike)):
         return read_plan(plan, **settings)
+    plan = as_plan(plan)
     given = [name for name, value in settings.items() if value is not None]
     if given:
         raise ValueError(f"{given[0]} is set in the plan; leave it out.")
@@ -296,12 +303,6 @@ def show_notes(splits, show, more):
         show(f"left out: {bad.path} {bad.reason}")
     if len(splits.rejected) > MAX_REJECTED_SHOWN:
         show(f"left out: {len(splits.rejected) - MAX_REJECTED_SHOWN} more, {more}")
-
-
-def _fine_tune(model, plan, train, validation, **more):
-    from thaw.finetune import fine_tune
-
-    return fine_tune(model, plan, train, validation_data=validation, **more)
 
 
 def find_rate(

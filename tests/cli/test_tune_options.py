@@ -109,6 +109,10 @@ def test_old_names_of_options_still_work_and_are_not_shown(small_place, thaw, tm
         (("--metric", "f2"), "There is no metric 'f2'; expected one of loss, accuracy."),
         (("--metric", "retention"), "There is no metric 'retention'"),
         (("--metric", "loss", "--mode", "up"), "mode='up'; expected"),
+        (
+            ("--metric", "loss", "--max-forgetting", "0.1"),
+            "A budget for forgetting chooses by accuracy",
+        ),
     ],
 )
 def test_invalid_options_are_refused_before_anything_is_trained(small_place, thaw, tmp_path, option, message):

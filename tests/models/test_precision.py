@@ -73,3 +73,13 @@ def test_with_precision_refuses_a_subclassed_model():
 
     with pytest.raises(ValueError, match="is a subclassed model, whose precision cannot be changed"):
         with_precision(Own(), "mixed_float16")
+
+
+def _double(x):
+    return 2 * x
+
+
+def test_with_precision_takes_a_function_as_activation():
+    entry = keras.Input((3,))
+    model = keras.Model(entry, layers.Dense(2)(layers.Dense(4, activation=_double)(entry)))
+    assert with_precision(model, "float32") is model

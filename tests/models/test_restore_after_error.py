@@ -54,7 +54,7 @@ def test_restore_after_error_leaves_a_block_that_ends_well():
     assert not model.layers[0].trainable
 
 
-def test_restore_after_error_leaves_the_flags_of_a_training_that_diverged():
+def test_restore_after_error_restores_the_flags_of_a_training_that_diverged():
     model = net()
 
     def diverge():
@@ -64,7 +64,7 @@ def test_restore_after_error_leaves_the_flags_of_a_training_that_diverged():
 
     with pytest.raises(FloatingPointError):
         diverge()
-    assert not model.layers[0].trainable
+    assert model.layers[0].trainable
 
 
 @pytest.mark.parametrize("preserve", [preserve_flags, preserve_model, restore_after_error])

@@ -82,12 +82,16 @@ def advise(
 
     Example:
         >>> from thaw import advise, fine_tune
+        >>> from thaw.training import reinitialize_weights
         >>> advice = advise(model, x, y, validation_data=(xv, yv), minutes=3)               # doctest: +SKIP
         >>> print(advice)                                                                   # doctest: +SKIP
+        >>> if advice.scratch:                                                              # doctest: +SKIP
+        ...     model = reinitialize_weights(model)
         >>> history = fine_tune(model, advice.plan, x, y, validation_data=(xv, yv))         # doctest: +SKIP
     """
     from thaw.data.conversion import as_dataset, as_validation
     from thaw.models.state import preserve_model
+    from thaw.training.callbacks import callback_list
 
     settings = AdviceSettings(
         head=head,
@@ -99,7 +103,7 @@ def advise(
         scratch=scratch,
         batch_size=batch_size,
         seed=seed,
-        callbacks=tuple(callbacks),
+        callbacks=tuple(callback_list(callbacks)),
     )
     _check_model(model)
     train = as_dataset(x, y, sample_weight, name="training data", labelled=True)

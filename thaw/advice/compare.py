@@ -115,8 +115,9 @@ def compare(
 
     from thaw.checks import check_data, raise_on_errors
     from thaw.models.state import preserve_rng
-    from thaw.training.callbacks import notify
+    from thaw.training.callbacks import callback_list, notify
 
+    callbacks = callback_list(callbacks)
     if not callable(build) or isinstance(build, keras.Model):
         raise ValueError(
             f"build is a {type(build).__name__}; expected a function from a seed to a fresh, compiled keras.Model."

@@ -21,6 +21,7 @@ class Stream:
     """
 
     batches: object
+    read_once: bool = False  # a generator cannot begin again
 
     random_access = False
     augment = load = None
@@ -75,7 +76,7 @@ class Stream:
             factor = table.lookup(tf.cast(numbers, tf.int64))
             return x, y, factor * tf.cast(weight[0], tf.float32) if weight else factor
 
-        return Stream(self.batches.map(add))
+        return Stream(self.batches.map(add), self.read_once)
 
 
 def as_dataset(x, y=None, sample_weight=None, *, name="data", labelled=False):
@@ -112,7 +113,7 @@ def as_dataset(x, y=None, sample_weight=None, *, name="data", labelled=False):
         if y is not None or sample_weight is not None:
             raise ValueError(f"The {name} are a {type(x).__name__}, which brings its own labels; leave y out.")
         if is_stream:
-            return x if isinstance(x, Stream) else Stream(_batches_of(x, name))
+            return x if isinstance(x, Stream) else Stream(_batches_of(x, name), read_once=hasattr(x, "__next__"))
         dataset = x
     else:
         x = _structure(x, f"The {name}")

@@ -31,7 +31,7 @@ _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 def read_files(
     source: str | os.PathLike, *, group: str | None = None, time: str | None = None
 ) -> tuple[dict[str, list], tuple[str, ...]]:
-    """Read a CSV file (:func:`read_csv``) or a folder (:func:``read_folders`).
+    """Read a CSV file (:func:`read_csv`) or a folder (:func:`read_folders`).
 
     Args:
         source: path of either.

@@ -39,7 +39,7 @@ class Splits:
     Args:
         train: :class:`thaw.Dataset` to learn from.
         validation: :class:`thaw.Dataset` by which training is stopped and the best weights are chosen.
-        test: :class:`thaw.Dataset`` that decides nothing and is measured once; ``None` if there is none.
+        test: :class:`thaw.Dataset` that decides nothing and is measured once; ``None` if there is none.
         task: what is predicted, such as :class:`thaw.Classification` with the names of the classes.
         files: dict from "train", "validation" and "test" to file paths, in the order of the examples.
         rejected: files that are left out, each with its reason.

@@ -112,8 +112,7 @@ class DiskBudget:
         for _, length, path in sorted(shards):
             if total + size <= self.budget and size <= self.free():
                 return
-            if path not in in_use:
-                self.remove(path)
+            if path not in in_use and self.remove(path):
                 total -= length
                 _remove_empty(path.parent)
 

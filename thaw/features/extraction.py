@@ -8,7 +8,6 @@ import functools
 import hashlib
 import importlib.metadata
 import math
-import os
 
 import numpy as np
 
@@ -182,11 +181,8 @@ class FeatureExtraction:
         file = self.cache.folder / f"{_digest(f'{cut.fingerprint} {_machine()}')}.runtime"
         if name is not None and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = self.cache.disk.part()
-            part.write_text(name, encoding="utf-8")
-            with contextlib.suppress(FileExistsError):  # another process was faster: its choice holds
-                os.link(part, file)
-            part.unlink()
+            with contextlib.suppress(FileExistsError), open(file, "x", encoding="utf-8") as new:
+                new.write(name)  # where another process was faster, its choice holds
         try:
             recorded = file.read_text(encoding="utf-8")
         except FileNotFoundError:

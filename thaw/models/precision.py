@@ -106,7 +106,9 @@ def with_precision(model, policy):
             if value.get("class_name") == "DTypePolicy" and value["config"].get("name") in plain:
                 changes.append(value["config"]["name"])
                 return value | {"config": {"name": policy}}
-            if (value.get("config") or {}).get("activation") in ("softmax", "sigmoid") and _is_output(value, model):
+            config = value.get("config")
+            activation = config.get("activation") if isinstance(config, dict) else None  # of a function it is a text
+            if activation in ("softmax", "sigmoid") and _is_output(value, model):
                 return value
             return {key: convert(item) for key, item in value.items()}
         return [convert(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -65,8 +65,7 @@ def preserve_model(model):
 def restore_after_error(model):
     """Restore the ``trainable`` flags and the compilation if the block ends early; the weights are left alone.
 
-    Ctrl-C in a notebook (``KeyboardInterrupt``) and ``SystemExit`` count as errors too. After a ``FloatingPointError``,
-    which ends a training that diverged, the flags are left as well: they show which phase it was.
+    Ctrl-C in a notebook (``KeyboardInterrupt``) and ``SystemExit`` count as errors too.
 
     Args:
         model: built ``keras.Model``, compiled or not.
@@ -85,8 +84,6 @@ def restore_after_error(model):
     restore_settings = _capture_settings(model, model.variables)
     try:
         yield
-    except FloatingPointError:
-        raise
     except BaseException:
         restore_settings()
         raise

@@ -95,8 +95,8 @@ def wise_ft_search(
         max_forgetting: largest fraction of the source score before the fine-tuning that may be lost. Default 0.02.
         alphas: the interpolations to try, floats from 0 to 1. Default 0, 0.1, ..., 1.
         interpolate: :func:`thaw.retention.interpolate_weights`, or that with more arguments, such as
-            ``functools.partial(thaw.interpolate_weights, importance=...)``, which loses less of the target task for as
-            much of the source task, or ``x=...`` for the BatchNorm statistics.
+            ``functools.partial(thaw.retention.interpolate_weights, importance=...)``, which loses less of the target
+            task for as much of the source task, or ``x=...`` for the BatchNorm statistics.
 
     Returns:
         :class:`InterpolationSearch`.
@@ -218,7 +218,7 @@ def enforce_budget(
         source: a :class:`thaw.retention.SourceTask` with a ``max_forgetting``.
         splits: :class:`thaw.data.splits.Splits` of the target task.
         examples: the :class:`thaw.Dataset` on which forgetting is measured.
-        predictor: the :class:`~thaw.features.predictions.CachedPredictor` of the source model on the examples.
+        predictor: the :class:`~thaw.features.cached_predictor.CachedPredictor` of the source model on the examples.
         measure: ``retention_callback(...).measure``.
         best_epoch: the best epoch inside the budget, a :class:`~thaw.training.callbacks.RestoreBestWeights`; or
             ``None``.

@@ -21,7 +21,7 @@ MIN_SECONDS_FOR_A_LINE = 2.0
 class TuneCallback(keras.callbacks.Callback):
     """Base class for callbacks that listen to the events of thaw, besides those of Keras.
 
-    Override what you need; every event may also be left out. A method that begins with ``on_`` and is no event is an
+    Override the events you need. A method that begins with ``on_`` and is no event is an
     error when the class is made, so that a misspelt one is not ignored.
 
     Raises:
@@ -36,7 +36,7 @@ class TuneCallback(keras.callbacks.Callback):
         ...     def on_phase_start(self, phase, stages):
         ...         pass
         Traceback (most recent call last):
-        TypeError: Misspelt.on_phase_start is no event; did you mean on_phase_end?
+        TypeError: Misspelt.on_phase_start is no event; did you mean on_phase_end or on_phase_begin?
     """
 
     def __init_subclass__(cls, **options):
@@ -46,8 +46,8 @@ class TuneCallback(keras.callbacks.Callback):
             if name.startswith("on_") and name not in events:
                 import difflib
 
-                close = difflib.get_close_matches(name, events, n=1)
-                meant = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(events)}."
+                close = difflib.get_close_matches(name, events, n=2)
+                meant = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(events)}."
                 raise TypeError(f"{cls.__name__}.{name} is no event; {meant}")
 
     def on_preflight(self, findings):
@@ -81,6 +81,11 @@ class TuneCallback(keras.callbacks.Callback):
         """Called before each training of :func:`thaw.compare`: way, seed and epochs; how many are done, and in all."""
 
 
+def callback_list(callbacks):
+    """Return a list of the callbacks that a user gives as ``fit`` takes them: a list, one alone, or ``None``."""
+    return [] if callbacks is None else keras.tree.flatten(callbacks)
+
+
 def notify(callbacks, event, *arguments):
     """Call an event of :class:`TuneCallback` on every callback that is one.
 
@@ -99,7 +104,7 @@ class RestoreBestWeights(keras.callbacks.Callback):
 
     ``EarlyStopping(restore_best_weights=True)`` starts again with every ``fit``, so that a bad second phase wins over a
     good first one. A tie goes to the lower ``val_loss``. Where the optimizer keeps a moving average of the weights, the
-    average is saved, because it was validated.
+    average is saved, which is also what validation measures. Call :meth:`restore` after the last fit.
 
     Args:
         model: the ``keras.Model`` whose weights are kept; it may be larger than the one that is fitted.

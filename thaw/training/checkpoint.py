@@ -145,8 +145,8 @@ def read_checkpoint(file):
         raise ValueError(f"{file} is damaged ({error}); delete it to start the run from its beginning.") from error
     if meta.pop("format", None) != FORMAT:
         raise ValueError(
-            f"{file} was written by another version of thaw, which alone can resume its run; finish the run with that "
-            f"version, or delete {Path(file).parent} to start from the beginning."
+            f"{file} was written by another version of thaw, and only it can resume the run; finish the run with that version, "
+            f"or delete {Path(file).parent} to start from the beginning."
         )
     return meta, {name: [by_index[i] for i in sorted(by_index)] for name, by_index in arrays.items()}
 
@@ -160,8 +160,10 @@ def _callback_state(callback):
     return state
 
 
-def fingerprint_run(model, plan, data, batch_size, seed):
-    """Hash everything that the result of a run depends on.
+def fingerprint_run(model, plan, data, batch_size, seed, monitor=()):
+    """Hash what the result of a run depends on: weights and layers, compilation, plan, data, batch size and seed.
+
+    Callbacks, and settings of layers such as the rate of a dropout, are not in it.
 
     Args:
         model: the compiled model, before its first step.
@@ -169,6 +171,7 @@ def fingerprint_run(model, plan, data, batch_size, seed):
         data: a tuple of :class:`thaw.Dataset`; streams, which cannot be read twice, and ``None`` are left out.
         batch_size: examples in a batch.
         seed: seed of the order and the augmentation.
+        monitor: the metric that decides and its mode, where they are not the first metric's. Default ``()``.
 
     Returns:
         64 hexadecimal digits.
@@ -208,7 +211,7 @@ def fingerprint_run(model, plan, data, batch_size, seed):
         digest.update(json.dumps([name, _without_names(config)], default=_without_address, sort_keys=True).encode())
     names = [metric_name(metric) for metric in compiled_metrics(model)]  # the first decides which weights are best
     digest.update(str(names).encode())
-    digest.update(f"{plan.to_toml()} {batch_size} {seed} {keras.__version__}".encode())
+    digest.update(f"{plan.to_toml()} {batch_size} {seed} {monitor} {keras.__version__}".encode())
     return digest.hexdigest()
 
 

@@ -43,8 +43,8 @@ def forecast(model, plan, examples, *, batch_size=32, measure=True):
     """Forecast what each phase of a plan trains and how long it takes, without training.
 
     Args:
-        model: a built ``keras.Model`` with its head. Weights, ``trainable`` flags and random states are bit-identical
-            afterwards; it is left uncompiled, as after any change of ``trainable``.
+        model: a built ``keras.Model`` with its head. Weights, ``trainable`` flags, compilation and random states are
+            bit-identical afterwards.
         plan: a :class:`thaw.Plan`.
         examples: ``(train, validation)``, the numbers of examples, ints.
         batch_size: examples in a batch. Default 32.
@@ -63,7 +63,7 @@ def forecast(model, plan, examples, *, batch_size=32, measure=True):
         >>> [f.parameters for f in forecast(model, Plan.named("probe"), (100, 20), measure=False)]
         [18]
     """
-    stages = stages_of(model)
+    stages, compiled = stages_of(model), model.compiled
     depth = {stage.name: i for i, stage in enumerate(reversed(stages))}
     forecasts, cached_for, cached_versions = [], None, 0
     with preserve_flags(model), preserve_variables(model.non_trainable_variables):
@@ -80,7 +80,7 @@ def forecast(model, plan, examples, *, batch_size=32, measure=True):
             names = tuple(stage.name for stage in trainable)
             seconds = before + phase.epochs * epoch
             forecasts.append(Forecast(phase.name, names, parameters, rates, seconds, before))
-    model.compiled = False
+    model.compiled = compiled
     return tuple(forecasts)
 
 
