@@ -145,8 +145,8 @@ def read_checkpoint(file):
         raise ValueError(f"{file} is damaged ({error}); delete it to start the run from its beginning.") from error
     if meta.pop("format", None) != FORMAT:
         raise ValueError(
-            f"{file} was written by another version of thaw, and only it can resume the run; finish the run with that version, "
-            f"or delete {Path(file).parent} to start from the beginning."
+            f"{file} was written by another version of thaw, and only it can resume the run; finish the run with that "
+            f"version, or delete {Path(file).parent} to start from the beginning."
         )
     return meta, {name: [by_index[i] for i in sorted(by_index)] for name, by_index in arrays.items()}
 
