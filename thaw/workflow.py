@@ -114,11 +114,14 @@ def tune(
         >>> run = tune("photos", "runs/photos")                             # doctest: +SKIP
         >>> print(run)                                                      # doctest: +SKIP
     """
+    arguments = dict(locals())
     not_options = ("folder", "callbacks", "verbose")
-    options = {name: as_number(value) for name, value in locals().items() if name not in not_options}
+    options = {name: as_number(value) for name, value in arguments.items() if name not in not_options}
     options["weights"] = "none" if weights is None else weights
     chosen = check_options(data, folder, options)
     options["metric"] = options.pop("monitor")  # as the command calls it, for config.toml
+    if isinstance(chosen, Plan) and not isinstance(plan, (str, os.PathLike)):
+        options["plan"] = chosen  # a list of phases was given, say
 
     from thaw.data.augmentation import augment
     from thaw.models.backbone import input_size

@@ -100,3 +100,18 @@ def test_tune_names_the_option_in_which_an_unfinished_run_differs(first, small_p
     code, _, err = thaw("tune", "--config", first / "config.toml", "-o", run, "--clip-norm", 2)
     assert code == 2
     assert "holds an unfinished run with clip_norm = 0.5, and now it is 2.0; give the same command again" in err
+
+
+def test_config_of_a_run_with_a_model_in_memory_is_refused(small_place, thaw, tmp_path):
+    import keras
+
+    from thaw import Phase, tune
+
+    model = keras.saving.load_model(small_place / "small.keras")
+    phases = [Phase(name="head", epochs=1, train="head", learning_rate=1e-2)]
+    tune(small_place / "photos", tmp_path / "run", model=model, plan=phases, verbose=0)
+    assert Plan.load(tmp_path / "run/plan.toml") == Plan(phases)
+    code, _, err = thaw("tune", "--config", tmp_path / "run/config.toml", "-o", tmp_path / "again")
+    assert code == 2
+    assert "is of a run whose model was given in Python as an object, so it cannot repeat the run; write" in err
+    assert not (tmp_path / "again").exists()

@@ -9,6 +9,7 @@ from thaw._files import MODEL_SUFFIXES, to_jsonable
 from thaw.cli.options import (
     Batch,
     Data,
+    Flips,
     Json,
     MaxBad,
     MaxImages,
@@ -228,6 +229,7 @@ def compare(
     image_size: Size = None,
     batch_size: Batch = 32,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the split of the images.")] = 0,
+    flips: Flips = "horizontal",
     max_bad: MaxBad = 0.05,
     as_json: Json = False,
 ):
@@ -253,7 +255,7 @@ def compare(
             f"{data} has no test images, on which a comparison is measured; add some, or name a source without splits, "
             "such as its train folder alone, which is then split in three."
         )
-    train = dataclasses.replace(splits.train.weighted(splits.class_weight), augment=augment(flips="horizontal"))
+    train = dataclasses.replace(splits.train.weighted(splits.class_weight), augment=augment(flips=flips))
 
     def build(seed):
         backbone = open_backbone(model, weights, preprocessing, image_size=image_size)

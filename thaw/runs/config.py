@@ -6,6 +6,7 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
+from types import NoneType
 
 from thaw import __version__
 from thaw._files import MODEL_SUFFIXES, to_toml
@@ -14,13 +15,15 @@ from thaw.plan import is_plan_file
 # Options whose value is a path, and those whose value may be the path of a file or a name.
 PATH_OPTIONS = ("data", "out", "retain")
 FILE_OPTIONS = ("model", "weights", "plan")
+OBJECTS = "given_in_python"  # the key with the names of what cannot be written
 
 
 def config_text(options, folder):
     """Write options as TOML.
 
-    Paths are written relative to ``folder``, so that they say nothing of the machine. Options that are ``None``, or
-    that have no text form, such as a model in memory, are left out.
+    Paths are written relative to ``folder``, so that they say nothing of the machine. Options that are ``None`` are
+    left out. Of those that have no text form, such as a model in memory, only the names are written, and
+    :func:`read_config` refuses the file.
 
     Args:
         options: dict of the arguments of :func:`thaw.tune`.
@@ -47,6 +50,11 @@ def config_text(options, folder):
             value = _relative(value, folder)
         if isinstance(value, (str, int, float)):
             lines.append(f"{name} = {to_toml(value)}")
+    texts = (str, int, float, os.PathLike, NoneType)
+    objects = ", ".join(name for name, value in options.items() if not isinstance(value, texts))
+    if objects:
+        lines += ["", "# Given in Python as objects; write paths of files for them here, and delete this line."]
+        lines.append(f"{OBJECTS} = {to_toml(objects)}")
     return "\n".join(lines) + "\n"
 
 
@@ -62,7 +70,8 @@ def read_config(path, names):
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: invalid TOML, an unknown option, or a value that is neither a number nor a string.
+        ValueError: invalid TOML, an unknown option, a value that is neither a number nor a string, or the file of a run
+            with a model or data that were objects in Python.
 
     Example:
         >>> from thaw.runs.config import read_config
@@ -83,6 +92,11 @@ def read_config(path, names):
     options = {}
     for key, value in table.items():
         name = key.replace("-", "_")
+        if name == OBJECTS:
+            raise ValueError(
+                f"{path} is of a run whose {value} was given in Python as an object, so it cannot repeat the run; "
+                f"write the path of a file for it there and delete the line {OBJECTS}."
+            )
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             expected = f'"{close[0]}"' if close else "one of " + ", ".join(names)
