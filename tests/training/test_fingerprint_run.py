@@ -52,6 +52,17 @@ def test_what_matters(changed):
     assert identity(**changed) != identity()
 
 
+def test_the_metric_that_decides_matters():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    found = {
+        fingerprint_run(model, Plan.named("probe"), (), 8, 0, (monitor, mode))
+        for monitor, mode in (("val_loss", "min"), ("val_loss", "max"), ("val_accuracy", "max"))
+    }
+    assert len(found) == 3
+
+
 def test_settings_inside_a_loss_scale_optimizer_matter():
     def scaled(rate):
         return identity(optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(beta_1=rate)))
