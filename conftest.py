@@ -76,7 +76,8 @@ def python(tmp_path_factory):
 
     def run(*words, folder=folder, env=None, kill_at=None):
         words = [str(word) for word in words]
-        out, err = (tmp_path_factory.mktemp("process") / name for name in ("out", "err"))
+        written = tmp_path_factory.mktemp("process")
+        out, err = written / "out", written / "err"
         job = {"words": words, "folder": str(folder), "environment": env or dict(os.environ)}
         print(json.dumps(job | {"out": str(out), "err": str(err)}), file=forks.stdin, flush=True)
         child = int(forks.stdout.readline())

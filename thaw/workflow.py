@@ -120,7 +120,7 @@ def tune(
     options["weights"] = "none" if weights is None else weights
     chosen = check_options(data, folder, options)
     options["metric"] = options.pop("monitor")  # as the command calls it, for config.toml
-    if isinstance(chosen, Plan) and not isinstance(plan, (str, os.PathLike)):
+    if not isinstance(plan, (str, os.PathLike)):
         options["plan"] = chosen  # a list of phases was given, say
 
     from thaw.data.augmentation import augment

@@ -58,9 +58,11 @@ def test_it_leaves_the_model_as_it_was():
 
 def test_a_stage_that_is_not_there():
     model = net()
+    model.compile("adam", "mse")
     flags = [layer.trainable for layer in model._flatten_layers()]
     with pytest.raises(ValueError, match='The model has no stage "stage7"'):
         forecast(model, Plan([PLAN[0], Phase(name="b", epochs=1, train="stage7")]), (4, 4), measure=False)
+    assert model.compiled
     assert [layer.trainable for layer in model._flatten_layers()] == flags
 
 

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.metadata
 import math
+import os
 
 import numpy as np
 
@@ -181,8 +182,15 @@ class FeatureExtraction:
         file = self.cache.folder / f"{_digest(f'{cut.fingerprint} {_machine()}')}.runtime"
         if name is not None and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError), open(file, "x", encoding="utf-8") as new:
-                new.write(name)  # where another process was faster, its choice holds
+            part = self.cache.disk.part()
+            part.write_text(name, encoding="utf-8")
+            try:
+                os.link(part, file)
+            except FileExistsError:
+                pass  # another process was faster: its choice holds
+            except OSError:  # a file system without hard links
+                os.replace(part, file)
+            part.unlink(missing_ok=True)
         try:
             recorded = file.read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -171,7 +171,7 @@ def fingerprint_run(model, plan, data, batch_size, seed, monitor=()):
         data: a tuple of :class:`thaw.Dataset`; streams, which cannot be read twice, and ``None`` are left out.
         batch_size: examples in a batch.
         seed: seed of the order and the augmentation.
-        monitor: the metric that decides and its mode, where they are not the first metric's. Default ``()``.
+        monitor: the metric that decides and its mode; ``()``, the default, where no metric decides.
 
     Returns:
         64 hexadecimal digits.

@@ -10,7 +10,7 @@ from thaw._keras import functional_graph
 from thaw.features.inference import inference_runner
 from thaw.features.split import CannotSplit, split_model
 from thaw.models.stages import stages_of
-from thaw.models.state import preserve_flags, preserve_variables
+from thaw.models.state import preserve_model
 from thaw.training.freezing import freeze
 
 TIMED_CALLS = 4  # the first one, which compiles, and three more
@@ -63,10 +63,10 @@ def forecast(model, plan, examples, *, batch_size=32, measure=True):
         >>> [f.parameters for f in forecast(model, Plan.named("probe"), (100, 20), measure=False)]
         [18]
     """
-    stages, compiled = stages_of(model), model.compiled
+    stages = stages_of(model)
     depth = {stage.name: i for i, stage in enumerate(reversed(stages))}
     forecasts, cached_for, cached_versions = [], None, 0
-    with preserve_flags(model), preserve_variables(model.non_trainable_variables):
+    with preserve_model(model):
         for phase in plan:
             trainable = freeze(model, phase.train, phase.batchnorm, stages)
             # The features cached for an earlier phase serve this one if it trains more; only further versions of the
@@ -80,7 +80,6 @@ def forecast(model, plan, examples, *, batch_size=32, measure=True):
             names = tuple(stage.name for stage in trainable)
             seconds = before + phase.epochs * epoch
             forecasts.append(Forecast(phase.name, names, parameters, rates, seconds, before))
-    model.compiled = compiled
     return tuple(forecasts)
 
 
