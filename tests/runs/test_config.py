@@ -31,7 +31,8 @@ def test_read_config_reads_what_config_text_wrote(tmp_path):
 
 def test_config_text_leaves_out_what_has_no_text():
     text = config_text({"data": np.zeros(3), "plan": Plan.named("probe"), "epochs": None, "seed": 0}, ".")
-    assert text.splitlines()[3:] == ["seed = 0"]
+    assert "seed = 0" in text.splitlines()
+    assert not any(line.startswith(("data", "plan", "epochs")) for line in text.splitlines())
 
 
 def test_read_config_takes_names_with_dashes_and_a_byte_order_mark(tmp_path):
