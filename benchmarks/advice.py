@@ -78,7 +78,7 @@ def solar_cells(count, validation, seed, column):
     return x[rows], np.array(y)[rows], count, validation
 
 
-# How to get the data, and epochs of the phase that moves the backbone.
+# How to get the data, and epochs of the phase that trains the backbone.
 TASKS = {
     "few": (lambda seed: new_clothes(200, 200, seed), 20),
     "many": (lambda seed: new_clothes(2000, 500, seed), 6),

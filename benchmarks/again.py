@@ -4,7 +4,7 @@
     python benchmarks/again.py [PAIRS] [--pictures 2000] [--plan probe]
 
 Both are whole processes of what a person would run: a plan with a name, four mirrored views of each picture. The second
-has another rate and another seed, as many epochs, and what the first kept on disk. Every pair begins with an empty
+has another rate and another seed, as many epochs, and what the first run cached. Every pair begins with an empty
 cache. The aim is at most a quarter of the first run.
 """
 

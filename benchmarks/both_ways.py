@@ -1,10 +1,10 @@
 """The same phases on the same photographs in plain Keras and by thaw: the frame of three benchmarks.
 
-Plain Keras in its best honest form: `image_dataset_from_directory`, decoded once and cached in memory, shuffled anew
-in every epoch, prefetched; what stands still has `trainable=False`, so that no gradients are computed for it; no XLA
+Plain Keras in its best honest form: `image_dataset_from_directory`, decoded once and cached in memory, shuffled again
+in every epoch, prefetched; what is frozen has `trainable=False`, so that no gradients are computed for it; no XLA
 (`jit_compile=False`), which is several times slower on a CPU. The backbone, the head, the optimizer, its rates, the
-epochs, the batches and the validation after each epoch are the same, and both put the best weights back at the end of
-a phase. The pictures are not augmented, so that thaw keeps one view of each and both train on the same. Each reads and
+epochs, the batches and the validation after each epoch are the same, and both restore the best weights at the end of
+a phase. The pictures are not augmented, so that thaw caches one view of each and both train on the same. Each reads and
 resizes the photographs in its own way.
 """
 

@@ -1,10 +1,10 @@
-"""Seconds from `python -m thaw tune ...` being typed to the end of the first training step, with everything kept.
+"""Seconds from `python -m thaw tune ...` being typed to the end of the first training step, with everything cached.
 
     scripts/setup
     python benchmarks/first_step.py [RUNS] [--pictures 2000] [--explain] [--before FOLDER]
 
-The first run fills the cache and is not counted: those that follow find their photographs decoded and what stands still
-computed. They stop behind the first step. `--explain` says where the time goes: seconds in the functions that are worth
+The first run fills the cache and is not counted: those that follow find their photographs decoded and the frozen layers
+computed. They stop after the first step. `--explain` says where the time goes: seconds in the functions that are worth
 a name, and of the imports by package. `--before` names another copy of thaw (of an earlier commit, say, from
 `git worktree add FOLDER COMMIT`), which is run in turn with this one; the aim is half of its seconds, and half of them
 explained.

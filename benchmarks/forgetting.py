@@ -8,15 +8,15 @@ A net learns classes 0 to 4, and then classes 5 to 9. The scenarios are those of
 task-incremental, a head for each task, and it is known whose turn it is; domain-incremental, one head of five, the
 class modulo 5; class-incremental, one head of ten. Net, optimizer and batches are theirs for split MNIST: two hidden
 layers of 400, Adam 1e-3, batches of 128. "Joint" learns both tasks at once, in as many steps as the others have for
-both, and is the upper bound. Rehearsal keeps 200 pictures of each old class; every second example is one of these.
-Distillation keeps what the old head says (Li and Hoiem 2016): in the class-incremental scenario, which of the five
-old classes it would be. "Distillation, 0" has ten classes as targets there, as van de Ven and Tolias have them, with
-nearly 0 for the new ones. Between two tasks (theirs are five) this gives up some of the new task for much of the
-old one and gains more than half of what joint training gains: it is in the table, and rehearsal must beat it, but that
-distillation fails is claimed of the other alone; which of the two, was decided after both had been seen.
+both, and is the upper bound. Replay stores 200 pictures of each old class; every second example is one of these.
+Distillation learns from the predictions of the source head (Li and Hoiem 2016): in the class-incremental scenario,
+which of the five old classes it would be. "Distillation, 0" has ten classes as targets there, as van de Ven and Tolias
+have them, with nearly 0 for the new ones. Between two tasks (theirs are five) this gives up some of the target task for
+much of the source task and gains more than half of what joint training gains. It is in the table, and replay must beat
+it, but that distillation fails is claimed of the other alone; which of the two, was decided after both had been seen.
 
-Accuracy is over all ten classes of the test pictures, mean and standard error over the seeds; "retention" is the share
-of the old task's accuracy that is left. The aim is the published ordering, judged at the end: each claim with the
+Accuracy is over all ten classes of the test pictures, mean and standard error over the seeds; "retention" is the
+fraction of the source accuracy that is left. The aim is the published ordering, judged at the end: each claim with the
 paired difference and its 95 % interval over the seeds (Student's t). The exit code is 1 where one does not hold.
 """
 
@@ -35,10 +35,10 @@ from thaw.features.predictions import predict_proba_with_labels
 from thaw.retention import distill, ewc, fisher, l2_sp, mix_replay, retention_callback, soft_targets
 
 SCENARIOS = ("task", "domain", "class")
-METHODS = ("plain", "L2-SP", "EWC", "distillation", "rehearsal", "joint")
+METHODS = ("plain", "L2-SP", "EWC", "distillation", "replay", "joint")
 ZEROS = "distillation, 0"  # in the class-incremental scenario: see above
 BATCH, RATE = 128, 1e-3
-STORED = 1000  # old examples that rehearsal keeps
+STORED = 1000  # old examples that replay keeps
 # Learning without forgetting at temperature 2. The weight is its square, which makes up for the smaller gradients.
 TEMPERATURE, ANSWERS = 2.0, 4.0
 # Chosen by --choose, once, with a seed that is none of those reported, on pictures held out of the training ones.
@@ -53,7 +53,7 @@ PUBLISHED = """Published, split MNIST in five tasks, class-incremental (van de V
 
 
 class Net:
-    """The net of a scenario: all its outputs as logits, and what of them answers the old task and the new one."""
+    """The net of a scenario: all its outputs as logits, and what of them belongs to the source and the target task."""
 
     def __init__(self, scenario, seed):
         keras.utils.set_random_seed(seed)
@@ -111,13 +111,13 @@ def second_task(method, strength, net, old, new, steps, seed):
         model = distill(net.all, net.old if method == ZEROS else net.old_head, temperature=TEMPERATURE)
         new = soft_targets(model, new, batch_size=BATCH)
         loss, weights = [loss, "kl_divergence"], [1.0, ANSWERS]
-    elif method == "rehearsal":
+    elif method == "replay":
         new = mix_replay(new, a_few(old, seed), 0.5, seed=seed)
     fit(model, loss, new, steps, seed + 1, optimizer, weights)
 
 
 def a_few(old, seed):
-    """What is stored of the old task: as many pictures of each class."""
+    """What is stored of the source task: as many pictures of each class."""
     order = np.random.default_rng(seed).permutation(len(old))
     return old.take(np.concatenate([order[old.y[order] == c][: STORED // 5] for c in np.unique(old.y)]))
 
@@ -159,7 +159,7 @@ def methods_of(scenario):
 def table(scenario, found):
     """``found``: method to a row of figures for each seed."""
     seeds = len(next(iter(found.values())))
-    head = "".join(f"{name:>18}" for name in ("all ten", "old task", "new task", "retention"))
+    head = "".join(f"{name:>18}" for name in ("all ten", "source task", "target task", "retention"))
     print(f"\n{scenario + '-incremental':20}{head}")
     for method, rows in found.items():
         cells = []
@@ -178,13 +178,13 @@ def claims(found):
     if "class" in all_ten:
         score = all_ten["class"]
         for method in ("plain", "L2-SP", "EWC", "distillation", ZEROS):
-            yield f"class: rehearsal beats {method}", score["rehearsal"] - score[method]
+            yield f"class: replay beats {method}", score["replay"] - score[method]
         for method in ("EWC", "distillation"):
             half_way = (score["plain"] + score["joint"]) / 2
             yield f"class: {method} gains less than half of joint's", half_way - score[method]
     if "task" in all_ten:
         score = all_ten["task"]
-        for method in ("L2-SP", "EWC", "distillation", "rehearsal"):
+        for method in ("L2-SP", "EWC", "distillation", "replay"):
             yield f"task: {method} helps", score[method] - score["plain"]
 
 

@@ -3,9 +3,9 @@
     scripts/setup
     python benchmarks/head_only.py [PAIRS] [--pictures 2000]
 
-What plain Keras does, and what is the same in both, stands in benchmarks/both_ways.py. Imports, decoding and
+What plain Keras does, and what is the same in both, is written in benchmarks/both_ways.py. Imports, decoding and
 compilation are counted in both; thaw begins with an empty cache. The aim is at least 12 times faster. A third way is
-shown for comparison: who knows that the backbone stands still can run it once by hand, with `predict`, and fit the head
+shown for comparison: who knows that the backbone is frozen can run it once by hand, with `predict`, and fit the head
 on what comes out, in code of their own and with a model that they have to put together again.
 """
 

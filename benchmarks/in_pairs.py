@@ -51,10 +51,10 @@ def in_pairs(count, *ways):
 
     Args:
         count: how many rounds.
-        *ways: pairs of a name and a function from the round's number to the answer of :func:`run`.
+        *ways: pairs of a name and a function from the round's number to the result of :func:`run`.
 
     Returns:
-        The answers, a list for each name.
+        The results, a list for each name.
     """
     answers = {name: [] for name, _ in ways}
     for number in range(count):

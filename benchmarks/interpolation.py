@@ -1,36 +1,36 @@
-"""How much of what was forgotten comes back when the weights go part of the way back, and what does it cost?
+"""Interpolate between the weights before and after fine-tuning: how much of what was forgotten returns, at what cost?
 
     scripts/setup --benchmarks
     python benchmarks/interpolation.py [SEEDS] [--pairs PAIR ...] [--quick]
 
-Models are tuned as a person would do it, the head first, and then rescued: the weights are taken from between those
-before and those after, the new head as it was learned. Two ways lead there: the straight line (Wortsman et al. 2022),
-and the curve on which each weight goes back by its importance to the old task and to the new one, the diagonal Fisher
-information of 300 examples of each (Matena and Raffel 2022).
+Models are fine-tuned as a person would do it, the head first. Then weights between those before and those after are
+taken; the new head stays as it was learned. There are two paths: the straight line (Wortsman et al. 2022), and a curve
+on which each weight returns by its importance to the source and to the target task, the diagonal Fisher information of
+300 examples of each (Matena and Raffel 2022).
 
-  digits-clothes    EfficientNet-Lite0 at 96 x 96, with a head that knows scikit-learn's handwritten digits, is tuned to
-                    500 pictures of all ten kinds of clothes of Fashion-MNIST; the old task is measured with the
-                    old head on the shared backbone
+  digits-clothes    EfficientNet-Lite0 at 96 x 96, with a head for scikit-learn's handwritten digits, is tuned to 500
+                    pictures of all ten kinds of clothes of Fashion-MNIST; the source task is measured with the source
+                    head on the shared backbone
   clothes-digits    the other way round
   clothes-clothes   the same net, from the classes 0 to 4 to the classes 5 to 9
-  small             a convolution net that was trained on classes 0 to 4 from nothing, to 8,000 pictures of 5 to 9
-  imagenet-clothes  the large net with its ImageNet head, to the same 500; nobody has ImageNet here, so the old task
-                    is the agreement of its head with what it said before, on 339 photographs of Tux Paint
+  small             a convolution net, trained from scratch on classes 0 to 4, then on 8,000 pictures of 5 to 9
+  imagenet-clothes  the large net with its ImageNet head, to the same 500; ImageNet is not at hand, so the source score
+                    is the agreement of that head with its earlier predictions, on 339 photographs of Tux Paint
   imagenet-cells    the same with 600 defective or intact solar cells
 
 The first two are the default because the line came nearest to the aim with one seed; that is the best of six. The
-others are run where they are asked for. Where the new task's score rises all the way to the end, as in a small net
-without features for the new classes, or where the old score hangs on a thousand classes and falls at once, going back
-costs more. The seeds that count begin at 9: the way was looked for with those before. With 6 to 8 the line, and the
-head trained once more on what the backbone then gives, reached the aim on clothes-digits only; the curve was tried on
-two of digits-clothes, 3 and 4.
+others run when they are named. Interpolation costs more where the target score rises all the way to the end, as in a
+small net without features for the new classes, and where the source score depends on a thousand classes and falls at
+once. The seeds that count begin at 9: the path was looked for with those before. With 6 to 8 the line, and the head
+trained once more on the features of the interpolated backbone, reached the aim on clothes-digits only; the curve was
+tried on two of digits-clothes, 3 and 4.
 
-Everything is chosen on validation data: the place between by `thaw.rescue`, the best at the new task among those that
-leave at most 45 % of what was lost. BatchNorm's statistics were held and are the same everywhere. (Measured anew on
-pictures of both tasks, which look unlike each other, they cost 18 to 50 points of the new task wherever they were
-tried.) The verdict is of test data that nothing was chosen on. The aim is that at most one point of the new task gives
-back at least half of what the old task lost, on both pairs, as means over the seeds. The exit code is 1 where it does
-not.
+Everything is chosen on validation data: the place on the path by `thaw.retention.wise_ft_search`, the best at the
+target task among those that leave at most 45 % of the loss. BatchNorm's statistics were frozen and are the same
+everywhere. (Estimated again on pictures of both tasks, which are unlike each other, they cost 18 to 50 points of the
+target score wherever that was tried.) The verdict is on test data that nothing was chosen on. The aim: at most one
+point of the target score returns at least half of the loss on the source task, on both pairs, as means over the seeds.
+The exit code is 1 where it does not.
 """
 
 import argparse
@@ -61,7 +61,7 @@ SMALL = Plan(
     ]
 )
 ALPHAS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0)
-LEFT = 0.45  # share of what was lost that may stay lost on validation: a little less than the half that is aimed at
+LEFT = 0.45  # fraction of the loss that may stay on validation: a little less than the half that is aimed at
 KINDS = ("animals", "clothes", "food", "hobbies", "household", "plants", "sports", "town", "vehicles")
 FIRST = 9  # seed: see above
 PLACES = ("before", "after", "line", "curve")
@@ -69,9 +69,9 @@ PLACES = ("before", "after", "line", "curve")
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A model on its way from an old task to a new one.
+    """A model on its way from a source task to a target task.
 
-    ``old_model`` has the old head on the same backbone. It is scored on ``old``, which places are chosen by, and on
+    ``old_model`` has the source head on the same backbone. It is scored on ``old``, which places are chosen by, and on
     ``old_test``; with labels by its accuracy, without by the share of pictures of which it says the same as at first.
     ``old_train`` says what matters to it.
     """
@@ -158,7 +158,7 @@ def clothes_to_clothes(seed, quick):
 
 
 def with_old_head(old, new, seed):
-    """EfficientNet-Lite0 with a head for the old task, which was trained alone, and a fresh one for the new task."""
+    """EfficientNet-Lite0 with a head for the source task, trained alone, and a fresh one for the target task."""
     classes = [int(part[0].y.max()) + 1 for part in (old, new)]
     features = backbone("efficientnet_lite0", input_shape=(SIZE, SIZE, 3))
     before = attach_head(features, classes[0], seed=seed)
@@ -233,7 +233,7 @@ class Score:
 
 
 def one_seed(pair, seed, say):
-    """Tune and rescue, twice: both sweeps on validation data, and test scores of all."""
+    """Fine-tune and interpolate, twice: both sweeps on validation data, and test scores of all."""
     model = pair.model
     model.compile(keras.optimizers.AdamW(weight_decay=1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
     start, tests, sweeps = model.get_weights(), {}, {}
@@ -245,11 +245,11 @@ def one_seed(pair, seed, say):
     fine_tune(model, pair.plan, pair.train, validation_data=pair.validation, seed=seed)
     importance.append(matters_to(model, pair.train))
     for score in (new, new_test, old, old_test):
-        score.answers.follow()  # what stands still is computed once
+        score.answers.follow()  # what is frozen is computed once
     after = model.get_weights()
     before = combine_stages(model, start, after)
     lost = 1 - old() / first
-    say(f"tuned; {100 * lost:.1f} % of the old task's validation score is lost")
+    say(f"tuned; {100 * lost:.1f} % of the source task's validation score is lost")
     budget = min(1.0, max(0.0, LEFT * lost))
     for place, path in (
         ("line", interpolate_weights),
@@ -276,7 +276,7 @@ def report(name, found):
             new, old = (mean(getattr(sweep.rows[i], task).value for sweep in sweeps) for task in ("target", "source"))
             print(f"{alpha:<8.2g}{new:8.4f}{old:8.4f}{given_back(old, *ends):>10}")
     heads = "".join(f"{place:>9}" for place in PLACES)
-    print(f"\n{name}: test data\n{'':16}{'new task':>36}{'old task':>36}\n{'seed  chosen':16}{heads}{heads}")
+    print(f"\n{name}: test data\n{'':16}{'target task':>36}{'source task':>36}\n{'seed  chosen':16}{heads}{heads}")
     for seed, (sweeps, tests) in enumerate(found, FIRST):
         chosen = ", ".join("-" if sweep.alpha is None else f"{sweep.alpha:g}" for sweep in sweeps.values())
         cells = "".join(f"{tests[place][task]:9.4f}" for task in (0, 1) for place in PLACES)
@@ -290,7 +290,7 @@ def report(name, found):
         reached = lost > 0 and mean(costs) <= 0.01 and mean(backs) >= 0.5 * lost
         share = given_back(means[1][place], means[1]["before"], means[1]["after"])
         print(f"{place}: of {100 * lost:.2f} points lost, {spread(backs)} come back, {share},")
-        print(f"  and cost {spread(costs)} points of the new task: {'reached' if reached else 'not reached'}")
+        print(f"  and cost {spread(costs)} points of the target task: {'reached' if reached else 'not reached'}")
     return reached
 
 

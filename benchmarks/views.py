@@ -3,9 +3,9 @@
     scripts/setup
     python benchmarks/views.py [SEEDS] [--pictures 2000] [--train head] [--epochs 10]
 
-A phase whose pictures are augmented anew in every epoch sees as many versions of each as it has epochs: it is run here
-with `views` = epochs, from what is kept, which is the same training and far quicker. Against it stand 1, 2 and 4
-versions, and 4 kept in half precision. Every seed has a head, an order and dropout of its own, and the same ones in
+A phase whose pictures are augmented again in every epoch sees as many versions of each as it has epochs: it is run here
+with `views` = epochs, from cached features, which is the same training and far quicker. Beside it are 1, 2 and 4
+versions, and 4 cached in half precision. Every seed has a head, an order and dropout of its own, and the same ones in
 every row. The aim is that 4 views cost at most 0.3 points: the mean over the seeds, with its standard error beside it.
 """
 
@@ -72,7 +72,7 @@ def measure(folder, train, epochs, seeds):
 
 
 def kept_bytes(model, phase, rows):
-    """Bytes of what is kept for so many rows."""
+    """Bytes of the cached features of so many rows."""
     import math
 
     from thaw import freeze, split_model

@@ -147,7 +147,7 @@ def test_minutes_belong_to_advice(place, capsys):
     with pytest.raises(SystemExit) as ended:
         main(tune(place, place / "other", "-p", "probe"))
     assert ended.value.code == 2
-    assert "--minutes is for advice" in capsys.readouterr().err
+    assert "minutes is the time for advice" in capsys.readouterr().err
 
 
 def parts(n=60, m=40):

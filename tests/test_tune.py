@@ -104,7 +104,7 @@ def test_tune_keeps_the_augmentation_of_splits(place, tmp_path):
     ("options", "message"),
     [
         ({"plan": PROBE, "epochs": 3}, "epochs is set in the plan; leave it out"),
-        ({"plan": "probe", "minutes": 3}, "--minutes is for advice"),
+        ({"plan": "probe", "minutes": 3}, "minutes is the time for advice"),
         ({"optimizer": "adm"}, "optimizer='adm'; expected one of adamw"),
         ({"clip_norm": float("nan")}, "clip_norm=nan; expected a number from 0"),
         ({"precision": "half"}, "precision='half'; expected one of auto"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted((ROOT / "thaw").rglob("*.py"))
+SOURCES = sorted(p for folder in ("thaw", "examples", "benchmarks", "scripts") for p in (ROOT / folder).rglob("*.py"))
 DOCUMENTS = [
     p for p in (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))) if p.exists()
 ]

@@ -294,13 +294,13 @@ def _check_pixels(model, x, findings):
                 "never-rescaled",
                 "warning",
                 f"The pixels go from {low:.3g} to {high:.3g} and no layer of the model scales them.",
-                "If it was trained on scaled pixels, put its preprocessing in front (thaw.backbone does).",
+                "If it was trained on scaled pixels, put its preprocessing before it (thaw.backbone does).",
             )
         )
 
 
 def _scales(model):
-    """Return the name of the layer in front of the first weights that scales raw pixels, or ``None``."""
+    """Return the name of the layer before the first weights that scales raw pixels, or ``None``."""
     import keras
 
     for call in calls_of(model) or ():
@@ -444,8 +444,9 @@ def _high_rate(where, rate):
     return Finding(
         "high-rate",
         "warning",
-        f"{where} to train all layers at a learning rate of {rate:g}, which destroys the pre-trained features.",
-        "Use 1e-4 or less, a layer_decay below 1, or train the head first (--plan probe_then_tune).",
+        f"{where} to train all layers at a learning rate of {rate:g}, which destroys pre-trained features.",
+        "If the weights are pre-trained, use 1e-4 or less, a layer_decay below 1, or train the head first "
+        "(--plan probe_then_tune).",
     )
 
 

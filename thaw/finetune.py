@@ -153,8 +153,8 @@ def fine_tune(
         run = _Run(
             model=model,
             stages=stages,
-            cuts=_cuts(model, stages, plan),
-            start=[w.numpy() for w in model.weights] if any(phase.l2_sp for phase in plan) else None,
+            cuts=_find_cuts(model, stages, plan),
+            initial_weights=[w.numpy() for w in model.weights] if any(phase.l2_sp for phase in plan) else None,
             settings=settings,
             best=RestoreBestWeights(model, monitor, mode),
             callbacks=callbacks,
@@ -191,94 +191,11 @@ def fine_tune(
     return _history(run)
 
 
-def _takes_labels(model):
-    """Does the usual training step compute a loss from labels? A step of the user's own may need none."""
-    return type(model).train_step is keras.Model.train_step and type(model).compute_loss is keras.Model.compute_loss
-
-
-def _refuse_patched(optimizer):
-    """Each phase clones the optimizer; what was changed on the instance would be lost silently."""
-    if is_patched(optimizer):
-        raise ValueError(
-            f"The {type(inner_optimizer(optimizer)).__name__} optimizer was changed on the instance, as l2_sp and "
-            "layerwise_lr_decay do, and fine_tune clones it for each phase, without that change: compile with a plain "
-            "optimizer and write Phase(l2_sp=...) or Phase(layer_decay=...), or train with model.fit."
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """Hold the settings of all phases, and the log, which grows and is saved after every epoch."""
-
-    model: Any
-    stages: tuple
-    cuts: Any
-    start: list | None  # the weights before the run, where a phase has L2-SP
-    settings: dict
-    best: RestoreBestWeights
-    callbacks: list
-    batch_size: int
-    seed: int
-    work: Path
-    resumable: bool  # is the folder the user's, to resume from?
-    cache_dir: Any
-    log: dict
-
-    def tell(self, event, *arguments):
-        notify(self.callbacks, event, *arguments)
-
-
-def _resume(run):
-    """Read what an earlier call saved in the folder; ``None`` where there is nothing."""
-    file = run.work / "checkpoint.npz"
-    if not file.exists():
-        return None
-    meta, arrays = read_checkpoint(file)
-    if meta["fingerprint"] != run.log["fingerprint"]:
-        raise ValueError(
-            f"{run.work} holds an unfinished run of another plan, model, data or seed; "
-            "give the same command again to resume it, name another folder, or delete this one."
-        )
-    run.log.update({key: meta[key] for key in run.log})
-    run.best.value, run.best.tie, run.best.epoch = meta["best"]
-    run.best.weights = arrays.get("best")
-    return meta, arrays
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cuts:
-    """Cut points of the flat model: the tensors that cross, or a :class:`NoCutPoint` with the reason."""
-
-    flat: Any
-    by_phase: list
-    by_stage: list  # from the head down, wherever there is a cut
-    nonce: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
-    private: set = dataclasses.field(default_factory=set)  # folders of features that only this run can use
-
-
-def _cuts(model, stages, plan):
-    try:
-        flat = flatten_model(model)
-    except CannotSplit as reason:
-        return _Cuts(None, [NoCutPoint(str(reason))] * len(plan), [])
-
-    def cut(train, batchnorm="frozen"):
-        freeze(model, train, batchnorm, stages=stages)
-        try:
-            return find_cut_point(flat)
-        except CannotSplit as reason:
-            return NoCutPoint(str(reason))
-
-    by_phase = [cut(phase.train, phase.batchnorm) for phase in plan]
-    by_stage = [cut(n) for n in range(len(stages) - 1)]
-    return _Cuts(flat, by_phase, [cut for cut in by_stage if not isinstance(cut, NoCutPoint)])
-
-
 def _run_phase(run, plan, train, validation, saved):
     model, best, log = run.model, run.best, run.log
     phase = plan[log["phase"]]
     trainable = freeze(model, phase.train, phase.batchnorm, stages=run.stages)
-    run.tell("on_phase_begin", phase, trainable)
+    run.notify("on_phase_begin", phase, trainable)
     if saved is None:
         log["first"], start, over = len(log["rows"]), [v.numpy().copy() for v in model.weights], False
     else:
@@ -302,7 +219,7 @@ def _run_phase(run, plan, train, validation, saved):
                     runtime=log["runtime"],
                     cache_dir=run.cache_dir,
                     nonce=run.cuts.nonce,
-                    progress=functools.partial(run.tell, "on_precompute"),
+                    progress=functools.partial(run.notify, "on_precompute"),
                 )
                 fitted, train, validation = cached.suffix, cached.train, cached.validation
                 log["runtime"] = dict(cached.runtime)
@@ -327,7 +244,7 @@ def _run_phase(run, plan, train, validation, saved):
     else:
         notes = [f'Phase "{phase.name}" found nothing better; the weights from before it were restored.']
     log["notes"] += notes
-    run.tell("on_phase_end", phase, changes, notes)
+    run.notify("on_phase_end", phase, changes, notes)
 
 
 def _fit(run, phase, fitted, train, validation, start, saved):
@@ -337,16 +254,18 @@ def _fit(run, phase, fitted, train, validation, start, saved):
     own = [run.best, RecordHistory(phase.name, run.log["rows"])]
     if getattr(inner_optimizer(optimizer), "use_ema", False) and validation is not None:
         own.insert(0, keras.callbacks.SwapEMAWeights())
-    counters = list(run.callbacks)
+    saved_callbacks = list(run.callbacks)
     if phase.patience:
         stopper = keras.callbacks.EarlyStopping(run.best.monitor, patience=phase.patience, mode=run.best.mode)
-        counters.append(stopper)
+        saved_callbacks.append(stopper)
         own.insert(0, stopper)
     if fitted is not model:
         own.append(StopWithModel(model))
     epoch = first if saved is None else saved[0]["epoch"]
     if run.resumable:
-        own.append(Checkpoint(run.work / "checkpoint.npz", model, run.best, counters, run.log, start, resume=saved))
+        own.append(
+            Checkpoint(run.work / "checkpoint.npz", model, run.best, saved_callbacks, run.log, start, resume=saved)
+        )
     callbacks = keras.callbacks.CallbackList(
         [TerminateOnNonFinite(phase.name), *run.callbacks, *own],
         add_history=True,
@@ -381,7 +300,7 @@ def _compile(run, phase, fitted, steps):
     rate = lr_schedule(phase.schedule, phase.learning_rate, phase.epochs * steps, phase.warmup)
     optimizer = layerwise_lr_decay(clone_optimizer(run.settings["optimizer"], rate), run.stages, phase.layer_decay)
     if phase.l2_sp:
-        l2_sp(optimizer, run.model, phase.l2_sp, start=run.start, free=run.stages[-1].layers)
+        l2_sp(optimizer, run.model, phase.l2_sp, start=run.initial_weights, free=run.stages[-1].layers)
     settings = run.settings | {"optimizer": optimizer}
     if not _has_gpu():
         settings["jit_compile"] = False  # XLA makes convolutions several times slower on a CPU
@@ -393,6 +312,74 @@ def _compile(run, phase, fitted, steps):
     return optimizer
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Hold the settings of all phases, and the log, which grows and is saved after every epoch."""
+
+    model: Any
+    stages: tuple
+    cuts: Any
+    initial_weights: list | None  # from before the run, where a phase has L2-SP
+    settings: dict
+    best: RestoreBestWeights
+    callbacks: list
+    batch_size: int
+    seed: int
+    work: Path
+    resumable: bool  # is the folder the user's, to resume from?
+    cache_dir: Any
+    log: dict
+
+    def notify(self, event, *arguments):
+        notify(self.callbacks, event, *arguments)
+
+
+def _resume(run):
+    """Read what an earlier call saved in the folder; ``None`` where there is nothing."""
+    file = run.work / "checkpoint.npz"
+    if not file.exists():
+        return None
+    meta, arrays = read_checkpoint(file)
+    if meta["fingerprint"] != run.log["fingerprint"]:
+        raise ValueError(
+            f"{run.work} holds an unfinished run of another plan, model, data or seed; "
+            "give the same command again to resume it, name another folder, or delete this one."
+        )
+    run.log.update({key: meta[key] for key in run.log})
+    run.best.value, run.best.tie, run.best.epoch = meta["best"]
+    run.best.weights = arrays.get("best")
+    return meta, arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cuts:
+    """Cut points of the flat model: the tensors that cross, or a :class:`NoCutPoint` with the reason."""
+
+    flat: Any
+    by_phase: list
+    by_stage: list  # from the head down, wherever there is a cut
+    nonce: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
+    private: set = dataclasses.field(default_factory=set)  # folders of features that only this run can use
+
+
+def _find_cuts(model, stages, plan):
+    try:
+        flat = flatten_model(model)
+    except CannotSplit as reason:
+        return _Cuts(None, [NoCutPoint(str(reason))] * len(plan), [])
+
+    def cut(train, batchnorm="frozen"):
+        freeze(model, train, batchnorm, stages=stages)
+        try:
+            return find_cut_point(flat)
+        except CannotSplit as reason:
+            return NoCutPoint(str(reason))
+
+    by_phase = [cut(phase.train, phase.batchnorm) for phase in plan]
+    by_stage = [cut(n) for n in range(len(stages) - 1)]
+    return _Cuts(flat, by_phase, [cut for cut in by_stage if not isinstance(cut, NoCutPoint)])
+
+
 def _history(run):
     history = keras.callbacks.History()
     history.set_model(run.model)
@@ -402,6 +389,21 @@ def _history(run):
     history.history = {name: [row.get(name) for row in rows] for name in names if name != "epoch"}
     history.weight_change, history.notes = run.log["weight_change"], run.log["notes"]
     return history
+
+
+def _takes_labels(model):
+    """Does the usual training step compute a loss from labels? A step of the user's own may need none."""
+    return type(model).train_step is keras.Model.train_step and type(model).compute_loss is keras.Model.compute_loss
+
+
+def _refuse_patched(optimizer):
+    """Each phase clones the optimizer; what was changed on the instance would be lost silently."""
+    if is_patched(optimizer):
+        raise ValueError(
+            f"The {type(inner_optimizer(optimizer)).__name__} optimizer was changed on the instance, as l2_sp and "
+            "layerwise_lr_decay do, and fine_tune clones it for each phase, without that change: compile with a plain "
+            "optimizer and write Phase(l2_sp=...) or Phase(layer_decay=...), or train with model.fit."
+        )
 
 
 def _by_stage(run, weights):

@@ -168,7 +168,7 @@ def class_numbers(y, classes=None, expected="expected one class number for each 
         y = y[:, 0]
     if y.ndim == 2 and classes in (None, y.shape[1]):
         if not (np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()):
-            raise ValueError(f"The labels are shares of {y.shape[1]} classes; {expected}")
+            raise ValueError(f"The labels are rows of {y.shape[1]} numbers that are not one-hot; {expected}")
         y = y.argmax(axis=1)
     whole = y.dtype.kind in "iub" or (y.dtype.kind == "f" and (y == np.floor(y)).all())
     if y.ndim != 1 or not whole:
@@ -220,8 +220,8 @@ def first_metric(model):
         model: a compiled ``keras.Model``.
 
     Returns:
-        ``(name, is_accuracy)``; the name is ``None`` where the model has no metric. Accuracy is the share of the
-        examples whose most probable class is right, and nothing else.
+        ``(name, is_accuracy)``; the name is ``None`` where the model has no metric. Accuracy is the fraction of
+        the examples whose most probable class is right, and nothing else.
 
     Example:
         >>> import keras
@@ -249,7 +249,7 @@ def monitor_of(model, monitor=None, mode=None, *, validation=True):
         model: a compiled ``keras.Model``.
         monitor: name of a metric, ``"loss"``, or a value that a callback writes into the logs; ``None`` for the usual.
         mode: ``"max"`` or ``"min"``, for a metric that declares no direction; ``None`` to ask the metric.
-        validation: whether there are validation data, so that ``val_`` stands in front of the name.
+        validation: whether there are validation data, so that the name begins with ``val_``.
 
     Returns:
         ``(name, "max" or "min")``.

@@ -58,7 +58,7 @@ def tune(
     The images are read and split, a head is put on the backbone, the plan is run, and the model is measured on the test
     images (on the validation images where there are none). The folder holds the model, a plain Keras file, and all that
     belongs to it; its ``config.toml`` repeats the run. An interrupted run, even a killed one, is resumed by the same
-    call, and ends in bit-identical weights.
+    call, and ends in bit-identical weights. The global random seeds are set, as :func:`thaw.seed_everything` does.
 
     Args:
         data: a folder ``class/image``, a CSV file ``image,label``, or the :class:`~thaw.data.splits.Splits` of
@@ -191,8 +191,8 @@ def check_options(data, folder, options):
     metric, budgets = options["monitor"], (options["max_forgetting"], getattr(model, "max_forgetting", None))
     if metric not in (None, "accuracy", "val_accuracy") and budgets != (None, None):
         raise ValueError(
-            f"A budget for forgetting chooses by accuracy, and the metric is {metric!r}; leave out --metric, or "
-            "--max-forgetting."
+            f"A budget for forgetting chooses by accuracy, and the metric is {metric!r}; leave out "
+            "monitor (--metric) or max_forgetting (--max-forgetting)."
         )
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in MODEL_SUFFIXES:
         model_format(Path(model))  # raises for what is no model file
@@ -208,7 +208,7 @@ def _chosen_plan(options):
         read_plan("probe_then_tune", **settings)  # raises for an invalid number
         return plan
     if options["minutes"] is not None:
-        raise ValueError("--minutes is for advice; leave it out, or the plan.")
+        raise ValueError("minutes is the time for advice, and the run has a plan; leave out --minutes or --plan.")
     if isinstance(plan, (str, os.PathLike)):
         return read_plan(plan, **settings)
     plan = as_plan(plan)
@@ -324,7 +324,8 @@ def find_rate(
     """Run a learning-rate range test where fine-tuning would begin: the command ``thaw find-rate``.
 
     The frozen prefix is run once. Where more than the head is trained, the head is first trained alone for a few
-    epochs, as the plans do: with a head of zeros, nothing below it would learn. The images are not augmented.
+    epochs, as the plans do: with a head of zeros, nothing below it would learn. The images are not augmented. The
+    global random seeds are set, as :func:`thaw.seed_everything` does.
 
     Args:
         data: as for :func:`tune`.
@@ -365,7 +366,8 @@ def find_rate(
     size = input_size(model, name)
     with _progress(count_progress, verbose) as progress:
         splits = _read_splits(data, size, {"seed": seed, "max_bad": max_bad}, progress)
-        show_notes(splits, _console(verbose).print, f"thaw check {data} lists them")
+        listed = f"thaw check {data} lists them" if isinstance(data, (str, os.PathLike)) else "see splits.rejected"
+        show_notes(splits, _console(verbose).print, listed)
         return _range_test(model, splits, train, batch_size, seed, progress)
 
 

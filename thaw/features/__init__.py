@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = namespace(
     {
         "CannotSplit": "thaw.features.split",
         "cache_root": "thaw._files",
+        "clear_cache": "thaw.features.cache_folder",
         "inference_runner": "thaw.features.inference",
         "isolated_cache": "thaw.features.cache_folder",
         "predict_proba": "thaw.features.predictions",

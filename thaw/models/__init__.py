@@ -1,1 +1,12 @@
 """Models: backbones, heads, stages."""
+
+from thaw._namespace import namespace
+
+__getattr__, __dir__, __all__ = namespace(
+    __name__,
+    {
+        "input_size": "thaw.models.backbone",
+        "load_model_file": "thaw.models.loading",
+        "remove_head": "thaw.models.heads",
+    },
+)

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = namespace(
         "linear_cka": "thaw.features.similarity",
         "mix_replay": "thaw.data.replay",
         "retention_callback": "thaw.retention.monitor",
+        "score_of": "thaw.retention.merging",
         "soft_targets": "thaw.retention.distillation",
         "source_task": "thaw.retention.source_tasks",
         "stage_cka": "thaw.features.similarity",

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = namespace(
         "clone_optimizer": "thaw.training.optimizers",
         "lr_schedule": "thaw.training.optimizers",
         "reinitialize_weights": "thaw.models.state",
+        "snapshot_weights": "thaw.training.freezing",
         "unexpected_changes": "thaw.training.freezing",
     },
 )

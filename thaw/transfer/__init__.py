@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = namespace(
         "leep": "thaw.transfer.transferability",
         "logme": "thaw.transfer.transferability",
         "nce": "thaw.transfer.transferability",
+        "probe_features": "thaw.transfer.probing",
         "relative_gradient_norm": "thaw.features.stage_features",
         "stage_features": "thaw.features.stage_features",
     },
