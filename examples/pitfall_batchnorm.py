@@ -5,12 +5,12 @@
 Many guides call the backbone with ``training=False`` and later make it trainable. ``fit`` overrides the argument: the
 moving statistics follow the new images, at any learning rate.
 
-Here the source task is to read digits from the features of a MobileNetV2, the target task to find defective solar
-cells. The learning rate is 1e-9, at which nothing is learned, and so nothing should be forgotten.
+Here the source task is to read digits from the features in the middle of a MobileNetV2, the target task to find
+defective solar cells. The learning rate is 1e-9, at which nothing is learned, and so nothing should be forgotten.
 
             statistics changed  digits before  after
-    wrong                0.196          0.707  0.570
-    right                0.000          0.707  0.707
+    wrong                0.196          0.663  0.287
+    right                0.000          0.663  0.663
 
 300 digits; 160 photographs, ten epochs in batches of 8. MobileNetV2 moves its statistics slowly (momentum 0.999); at
 Keras' default of 0.99 the same 200 steps would replace 87 % of them.
@@ -67,7 +67,8 @@ def run(way, count=160, epochs=10):
     (x, y), validation = solar_cells(count, 40, size=SIZE)
     (x_source, y_source), (x_digits, y_digits) = digits(300, 300)
     thaw.seed_everything(0)
-    backbone = pretrained(SIZE)
+    whole = pretrained(SIZE)
+    backbone = keras.Model(whole.inputs, whole.get_layer("block_5_add").output)  # a third of it shows the effect
     inputs = keras.Input(backbone.input_shape[1:])
     features = keras.layers.GlobalAveragePooling2D()(backbone(inputs, training=False))  # as the guides have it
     extractor = keras.Model(inputs, features)

@@ -10,12 +10,14 @@ the rate is what matters.
     right           0.763            0.713   0.740
 
 300 test photographs, half of them defective. "Features" is the cross-validated accuracy of a linear readout of the
-backbone's features (``thaw.probe``): at 1e-3 they are lost.
+backbone's features (``thaw.transfer.probe_features``): at 1e-3 they are lost.
 """
 
-from pitfall_data import pretrained, solar_cells
+import keras
+from pitfall_data import SIZE, pretrained, solar_cells
 
 import thaw
+from thaw.transfer import probe_features
 
 EPOCHS = 5
 
@@ -39,34 +41,42 @@ def right(model, train, validation, epochs=EPOCHS):
     return findings
 
 
-def run(way, counts=(160, 80, 300), **options):
-    """Train one way from the same start.
+def measure(model, x, y):
+    """Measure the accuracy, and how well the labels can be read from the features below the head."""
+    both = keras.Model(model.inputs, [model.output, model.get_layer("head_pool").output])
+    predicted, features = both.predict(x, verbose=0)
+    readout = probe_features({"features": features}, y).best
+    return float((predicted.argmax(axis=1) == y).mean()), readout.score.value
+
+
+def run(*ways, counts=(160, 80, 300), size=SIZE, **options):
+    """Train in several ways from the same start.
 
     Args:
-        way: ``wrong`` or ``right``.
+        *ways: ``wrong`` and ``right``.
         counts: numbers of photographs to train on, to validate with and to test on.
-        **options: ``epochs`` for ``way``, ``size`` for the photographs, in pixels.
+        size: int, side of the photographs in pixels.
+        **options: ``epochs`` for each way.
 
-    Returns:
+    Yields:
         What preflight found, the test accuracy, and how well the labels can be read from the features, before and
         after.
     """
-    size = {"size": options.pop("size")} if "size" in options else {}
-    train, validation, (x, y) = solar_cells(*counts, **size)
-    thaw.seed_everything(0)
-    model = thaw.attach_head(pretrained(**size), 2)
-    thaw.freeze(model, "all")  # but for BatchNorm
-    before = thaw.probe(model, x, y).rows[-1].score.value
-    findings = way(model, train, validation, **options)
-    accuracy = float((model.predict(x, verbose=0).argmax(axis=1) == y).mean())
-    return findings, accuracy, before, thaw.probe(model, x, y).rows[-1].score.value
+    train, validation, (x, y) = solar_cells(*counts, size=size)
+    _, before = measure(thaw.attach_head(pretrained(size), 2), x, y)
+    for way in ways:
+        thaw.seed_everything(0)
+        model = thaw.attach_head(pretrained(size), 2)
+        thaw.freeze(model, "all")  # but for BatchNorm
+        findings = way(model, train, validation, **options)
+        accuracy, after = measure(model, x, y)
+        yield findings, accuracy, before, after
 
 
 if __name__ == "__main__":
     print(f"{'':8}{'test accuracy':>14}{'features before':>17}{'after':>8}")
     reasons = {wrong: "large steps from a new head overwrite every layer", right: "small steps from a trained head"}
-    for way, reason in reasons.items():
-        findings, accuracy, before, after = run(way)
+    for (way, reason), (findings, accuracy, before, after) in zip(reasons.items(), run(*reasons)):
         print(f"{way.__name__:8}{accuracy:14.3f}{before:17.3f}{after:8.3f}   {reason}")
         for finding in findings:
             print(f"{'':8}preflight: {finding}")

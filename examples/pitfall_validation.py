@@ -13,6 +13,8 @@ get the same photographs and report an accuracy; ``right`` holds out a third of 
 a test split exists; the one of memorised photographs is worthless.
 """
 
+import functools
+
 import keras
 from pitfall_data import pretrained, solar_cells
 
@@ -38,6 +40,13 @@ def right(model, x, y, epochs=EPOCHS):
     return findings, *model.evaluate(*validation, verbose=0)
 
 
+@functools.cache
+def features(*counts):
+    """Compute what the frozen MobileNetV2 makes of the photographs: a list with ``(x, y)`` for each part."""
+    backbone = pretrained()
+    return [(backbone.predict(x, verbose=0), y) for x, y in solar_cells(*counts)]
+
+
 def run(way, count=300, **options):
     """Train one way, and compare what it reports with the truth.
 
@@ -49,8 +58,7 @@ def run(way, count=300, **options):
     Returns:
         What preflight found; log loss and accuracy as reported, and on the test photographs.
     """
-    backbone = pretrained()
-    (x, y), (x_test, y_test) = ((backbone.predict(x, verbose=0), y) for x, y in solar_cells(150, count))
+    (x, y), (x_test, y_test) = features(150, count)
     thaw.seed_everything(0)
     pool, hidden = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(256, "relu")
     model = keras.Sequential([keras.Input(x.shape[1:]), pool, hidden, keras.layers.Dense(2, "softmax")])

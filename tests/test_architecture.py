@@ -1,6 +1,7 @@
 """The rules of the house, read from the source: nobody has to remember them."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def imports_of(tree):
                     yield node.module
 
 
+@functools.cache
 def public_homes():
     for node in TREES["thaw"].body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_MODULES":
@@ -216,16 +218,20 @@ def test_private_attributes_of_keras_are_used_in_one_file(module):
     tree = TREES[module]
     own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     own |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
-    of_thaw = set().union(*(methods(t) for t in TREES.values()))
     for node in ast.walk(tree):
         name = None
         if isinstance(node, ast.Attribute):
             name = node.attr
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr", "delattr"):
             name = node.args[1].value if isinstance(node.args[1], ast.Constant) else None
-        if name is None or not name.startswith("_") or name.startswith("__") or name in own | of_thaw:
+        if name is None or not name.startswith("_") or name.startswith("__") or name in own | methods_of_thaw():
             continue
         raise AssertionError(f"{module}, line {node.lineno}: {name} is private; use thaw/_keras.py")
+
+
+@functools.cache
+def methods_of_thaw():
+    return set().union(*map(methods, TREES.values()))
 
 
 def methods(tree):
@@ -296,3 +302,55 @@ def test_the_version_is_that_of_the_installation():
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("thaw is not installed; run scripts/setup")
     assert installed == thaw.__version__
+
+
+def names_from_thaw(tree):
+    """Names in a test file that stand for a module, class or function of thaw."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name for alias in node.names if below(alias.name.split(".")[0], "thaw")}
+        elif isinstance(node, ast.ImportFrom) and below(node.module or "", "thaw"):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign) and any(
+            isinstance(part, ast.Constant) and isinstance(part.value, str) and below(part.value, "thaw")
+            for part in ast.walk(node.value)
+        ):  # module = importlib.import_module("thaw.x")
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_test_replaces_a_name_inside_thaw(path):
+    """A test of behaviour holds when the code is written another way; one that replaces names does not."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    ours = names_from_thaw(tree)
+    replaced = []
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("setattr", "setitem", "patch")):
+            continue
+        target = node.args[0]
+        if isinstance(target, ast.Constant):
+            inside = below(str(target.value), "thaw")
+        else:
+            inside = bool(ours & {part.id for part in ast.walk(target) if isinstance(part, ast.Name)})
+        if inside:
+            replaced.append(f"line {node.lineno}: {ast.unparse(node)[:80]}")
+    assert not replaced, "\n".join(replaced)
+
+
+def test_the_table_of_commands_names_every_command_and_functions_that_exist():
+    import typer
+
+    import thaw
+    from thaw.cli.main import app
+
+    table = (ROOT / "docs/guides/command-line.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `thaw ([\w-]+)` \|.*\| (.+) \|$", table, re.M)
+    assert [name for name, _ in rows] == list(typer.main.get_command(app).commands)
+    for _, functions in rows:
+        for dotted in re.findall(r"`thaw\.([\w.]+?)(?:\(run\)\.(?:\w+))?`", functions):
+            found = thaw
+            for part in dotted.split("."):
+                found = getattr(found, part)
+            assert callable(found)

@@ -312,7 +312,7 @@ def test_numbers_of_numpy(tmp_path):
     assert Plan.from_toml(plan.to_toml()) == plan
     settings = {"batch_size": np.int64(8), "seed": np.int64(1)}
     fine_tune(compiled(), plan, X, Y, validation_data=(X, Y), backup_dir=tmp_path, **settings)
-    advice = advise(compiled(), X, Y, validation_data=(X, Y), minutes=np.float32(0.001), epochs=np.int64(1), **settings)
+    advice = advise(compiled(), X, Y, validation_data=(X, Y), minutes=np.float32(1e-6), epochs=np.int64(1), **settings)
     json.dumps(advice.to_dict())
     lr_finder(compiled(), X, Y, steps=np.int64(20), repeats=np.int64(2), **settings)
 

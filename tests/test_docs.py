@@ -56,11 +56,11 @@ def photos(tmp_path, monkeypatch):
     for label, colour in (("cat", 60), ("dog", 190)):
         folder = tmp_path / "photos" / label
         folder.mkdir(parents=True)
-        for i in range(20):
+        for i in range(12):
             pixels = np.clip(rng.normal(colour, 40, (48, 48, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).resize((96, 96), Image.Resampling.NEAREST).save(folder / f"{i:02}.png")
     (tmp_path / "old-photos").mkdir()
-    for i in range(20):  # of what the backbone knows, in no classes
+    for i in range(12):  # of what the backbone knows, in no classes
         pixels = rng.integers(0, 256, (12, 12, 3)).astype(np.uint8)
         Image.fromarray(pixels).resize((96, 96)).save(tmp_path / "old-photos" / f"{i:02}.png")
     monkeypatch.chdir(tmp_path)

@@ -179,8 +179,6 @@ def photos(tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_job_from_an_empty_folder(run, photos):
-    assert "tune" in done(run("thaw", "--help", cwd=photos))
-    (photos / "mine.toml").write_text(done(run("thaw", "plan", "probe", "--epochs", 1, "--toml", cwd=photos)))
-    done(run("thaw", "tune", "photos/", "-o", "run", "--plan", "mine.toml", "--image-size", 32, cwd=photos))
+    done(run("thaw", "tune", "photos/", "-o", "run", "-p", "probe", "--epochs", 1, "--image-size", 32, cwd=photos))
     assert {"model.keras", "metrics.json", "plan.toml"} <= {path.name for path in (photos / "run").iterdir()}
     assert "cat" in done(run("thaw", "predict", "run", "photos/cat/00.png", cwd=photos))

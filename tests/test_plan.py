@@ -203,7 +203,7 @@ def test_zero_is_not_the_default(name):
 
 
 def test_a_name_that_is_not_there():
-    with pytest.raises(ValueError, match='There is no plan "probe_and_tune"; expected "probe_then_tune", or a TOML'):
+    with pytest.raises(ValueError, match='There is no plan "probe_and_tune"; expected "probe_then_tune", or the path'):
         Plan.named("probe_and_tune")
     with pytest.raises(ValueError, match='no plan "zzz"; expected one of probe, probe_then_tune, gradual, full'):
         Plan.named("zzz")

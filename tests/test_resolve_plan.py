@@ -11,9 +11,10 @@ import pytest
 from keras import layers
 from PIL import Image
 
-import thaw.advice.advise as advising
 from thaw import Dataset, Plan, TuneCallback, attach_head
 from thaw.cli.main import main
+from thaw.features.cache_folder import list_cache
+from thaw.models.precision import resolve_precision
 from thaw.runs.resolved_plan import resolve_plan
 
 
@@ -40,23 +41,12 @@ def place(tmp_path_factory):
 
 
 def tune(place, out, *more):
-    named = [
-        "-m",
-        place / "small.keras",
-        "--batch-size",
-        "32",
-        "--minutes",
-        "0.3",
-        "--epochs",
-        "1",
-        "--head-epochs",
-        "1",
-    ]
-    return [str(a) for a in ["tune", place / "photos", "-o", out, *named, *more]]
+    short = ["--minutes", "0.02", "--epochs", "1", "--head-epochs", "1"]
+    return [str(a) for a in ["tune", place / "photos", "-o", out, "-m", place / "small.keras", *short, *more]]
 
 
 @pytest.mark.slow
-def test_without_a_plan_there_is_advice_and_a_kill_does_not_change_it(place, python):
+def test_tune_without_a_plan_takes_advice_that_a_kill_does_not_change(place, python):
     """kill -9 in the trials, and after the advice: the same plan, and the second time no trial is made again."""
     out = place / "run"
     command = ["-m", "thaw", *tune(place, out)]
@@ -77,70 +67,68 @@ def test_without_a_plan_there_is_advice_and_a_kill_does_not_change_it(place, pyt
     assert len(advice["trials"]) > 1
     assert set(advice["reasons"]) <= set(json.loads((out / "metrics.json").read_text())["notes"])
     assert not (out / "unfinished").exists()
+    for shown in (said[1], done.stderr):
+        assert [shown.count(reason) for reason in advice["reasons"]] == [1] * len(advice["reasons"])
 
 
-class Advice:
-    """Always the same."""
-
-    plan, scratch, reasons = Plan.named("probe"), True, ("Because.",)
-
-    def __str__(self):
-        return "the advice"
-
-    def to_dict(self):
-        return {"scratch": True, "reasons": ["Because."]}
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """Advice costs nothing; the list of what it was asked."""
-    calls = []
-
-    def advise(model, x, y=None, **options):
-        calls.append((model, x, options))
-        return Advice()
-
-    monkeypatch.setattr(advising, "advise", advise)
-    return calls
+def test_tune_shows_each_reason_of_its_advice_once(place, tmp_path, capsys):
+    """Also where it is cut off after the advice and resumed, which the test of a kill looks at."""
+    with pytest.raises(SystemExit) as ended:
+        main(tune(place, tmp_path / "run", "--minutes", "1e-6"))
+    assert ended.value.code == 0
+    shown = capsys.readouterr().err
+    reasons = json.loads((tmp_path / "run/advice.json").read_text())["reasons"]
+    assert len(reasons) > 1
+    assert [shown.count(reason) for reason in reasons] == [1] * len(reasons)
 
 
-def test_advise_command_hands_its_options_on_and_leaves_nothing(place, capsys, asked):
-    before = sorted(os.listdir(place))
-    for shown in ((), ("--json",)):
-        given = ["advise", place / "photos", "-m", place / "small.keras", "--minutes", "2", "--epochs", "3", *shown]
+def test_advise_command_hands_its_options_on_and_leaves_nothing(place, capsys):
+    before, cached = sorted(os.listdir(place)), []
+    given = ["advise", place / "photos", "-m", place / "small.keras", "--minutes", "1e-6", "--epochs", "3"]
+    for more in (["--json"], ["--learning-rate", "0.003", "--flips", "none"]):
         with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in given])
+            main([str(argument) for argument in [*given, *more]])
         assert ended.value.code == 0
         out = capsys.readouterr().out
-        assert json.loads(out) == Advice().to_dict() if shown else out == "the advice\n"
-    model, train, options = asked[0]
-    assert (options["minutes"], options["epochs"], options.get("head", "new")) == (2, 3, "new")
-    assert model.compiled
-    assert train.augment is not None
-    assert len(train) > 2 * len(options["validation_data"]) > 0
+        cached.append(sum(row["rows"] - row["examples"] for row in list_cache() if row["what"] == "activations"))
+        if "--json" in more:
+            advice = json.loads(out)
+            assert advice["plan"][-1]["epochs"] == 3
+    reason = "The budget allowed no trials, so the plan is the default; give more minutes."
+    assert advice["reasons"][0] == reason
+    assert reason in out
+    assert "tune        3  " in out
+    assert "0.003 x" in out
+    assert cached[1] == 2 * cached[0] > 0  # versions of each image; of those that are not flipped none was there
     assert sorted(os.listdir(place)) == before
 
 
-def test_each_reason_is_shown_once(place, tmp_path, capsys, monkeypatch, asked):
-    """In a run that goes through, in one that is interrupted after the advice, and where it is resumed."""
-    from thaw.training.callbacks import ProgressBar
+@keras.saving.register_keras_serializable("thaw-tests-advice")
+class Interrupt(layers.Layer):
+    """Note the precision of the first batch that is computed, and end there."""
 
-    on_epoch_end = ProgressBar.on_epoch_end
+    precisions = []  # noqa: RUF012 it is one for all
 
-    def run(out):
-        with pytest.raises(SystemExit) as ended:
-            main(tune(place, tmp_path / out))
-        return ended.value.code, capsys.readouterr().err.count("Because.")
+    def compute_output_spec(self, x):  # where the model is built, nothing is called
+        return keras.KerasTensor(x.shape, x.dtype)
 
-    def interrupted(*arguments):
+    def call(self, x):
+        Interrupt.precisions.append(x.dtype)
         raise KeyboardInterrupt
 
-    assert run("whole") == (0, 1)
-    monkeypatch.setattr(ProgressBar, "on_epoch_end", interrupted)
-    assert run("cut") == (130, 1)
-    monkeypatch.setattr(ProgressBar, "on_epoch_end", on_epoch_end)
-    assert run("cut") == (0, 1)
-    assert len(asked) == 2
+
+def test_advise_command_computes_in_the_precision_of_tune(place, tmp_path):
+    """A file keeps the precision that it was saved with, and tune leaves it behind."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, 2, activation="relu")(layers.Rescaling(1 / 255)(inputs))
+    keras.Model(inputs, Interrupt()(x)).save(tmp_path / "mixed.keras")
+    keras.config.set_dtype_policy("float32")
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in ("advise", place / "photos", "-m", tmp_path / "mixed.keras")])
+    assert ended.value.code == 130
+    expected = keras.DTypePolicy(resolve_precision("auto")).compute_dtype
+    assert {keras.backend.standardize_dtype(dtype) for dtype in Interrupt.precisions} == {expected}
 
 
 def test_minutes_belong_to_advice(place, capsys):
@@ -164,6 +152,31 @@ def net(optimizer="adam"):
     return model
 
 
+SHORT = {"minutes": 1e-6, "epochs": 1}
+
+
+class Listen(TuneCallback):
+    """Hear of the trials, and why there are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.trials, self.reasons = [], []
+
+    def on_trial(self, number, total, name):
+        self.trials.append(name)
+
+    def on_no_advice(self, reason):
+        self.reasons.append(reason)
+
+
+@pytest.fixture(scope="module")
+def advised(tmp_path_factory):
+    """A folder with recorded advice, what was resolved, and the trials that it took; only to be read."""
+    folder, listen = tmp_path_factory.mktemp("resolved"), Listen()
+    (folder / "plan.toml").write_text("half")  # the plan is written first: without the advice it does not count
+    return folder, resolve_plan("auto", net(), *parts(), folder, settings=SHORT, callbacks=[listen]), listen.trials
+
+
 def test_resolve_plan_returns_a_plan_that_is_given(tmp_path):
     plan = Plan.named("full")
     assert resolve_plan(plan, None, None, None, tmp_path).plan is plan
@@ -171,11 +184,7 @@ def test_resolve_plan_returns_a_plan_that_is_given(tmp_path):
 
 
 @pytest.mark.parametrize("m", [0, 10])
-def test_resolve_plan_with_too_few_examples_is_probe_then_tune(tmp_path, m, asked):
-    class Listen(TuneCallback):
-        def on_no_advice(self, reason):
-            self.reason = reason
-
+def test_resolve_plan_with_too_few_examples_is_probe_then_tune(tmp_path, m):
     listen, (train, validation) = Listen(), parts(60, 10)
     settings = {"epochs": 3, "learning_rate": None}
     more = {"settings": settings, "callbacks": [listen]}
@@ -183,34 +192,40 @@ def test_resolve_plan_with_too_few_examples_is_probe_then_tune(tmp_path, m, aske
     head, tune = Plan.named("probe_then_tune", epochs=3)
     assert found.plan == Plan([head, dataclasses.replace(tune, train=1)])  # the net has no more below its head
     assert f"60 training and {m} validation images, too few for advice" in found.notes[0]
-    assert found.notes == (listen.reason,)
+    assert list(found.notes) == listen.reasons
     assert found.advice is None
-    assert not asked
+    assert not listen.trials
     slow = resolve_plan("auto", net("sgd"), train, None, tmp_path).plan
     assert [p.learning_rate for p in slow] == pytest.approx([20e-3, 10e-3])  # rates for SGD
 
 
-def test_resolve_plan_asks_once(tmp_path, asked):
-    first, again = (resolve_plan("auto", net(), *parts(), tmp_path, settings={"seed": 0}) for _ in range(2))
-    assert first == again
-    assert (first.plan, first.scratch, first.notes) == (Plan.named("probe"), True, ("Because.",))
-    assert len(asked) == 1
+def test_resolve_plan_records_the_advice_also_over_an_incomplete_record(advised):
+    folder, found, trials = advised
+    assert trials
+    assert Plan.from_toml((folder / "plan.toml").read_text()) == found.plan
+    assert found.advice == json.loads((folder / "advice.json").read_text())["advice"]
+    assert (found.scratch, list(found.notes)) == (found.advice["scratch"], found.advice["reasons"])
+    assert found.notes
+
+
+def test_resolve_plan_asks_once(advised):
+    folder, found, _ = advised
+    listen = Listen()
+
+    def again(*data, **settings):
+        return resolve_plan("auto", net(), *data, folder, settings=SHORT | settings, callbacks=[listen])
+
+    assert again(*parts()) == found
     with pytest.raises(ValueError, match="unfinished run of another plan, model, data or seed"):
-        resolve_plan("auto", net(), *parts(), tmp_path, settings={"seed": 1})
+        again(*parts(), seed=1)
     with pytest.raises(ValueError, match="unfinished run of another"):
-        resolve_plan("auto", net(), *parts(61), tmp_path, settings={"seed": 0})
-    assert len(asked) == 1
+        again(*parts(61))
+    assert not listen.trials
 
 
-def test_resolve_plan_asks_again_where_the_record_is_incomplete(tmp_path, asked):
-    """The plan is written first: without the advice next to it, it does not count."""
-    (tmp_path / "plan.toml").write_text("half")
-    assert resolve_plan("auto", net(), *parts(), tmp_path).plan == Plan.named("probe")
-    assert len(asked) == 1
-
-
-def test_resolve_plan_refuses_a_run_that_began_with_a_plan_of_its_own(tmp_path, asked):
+def test_resolve_plan_refuses_a_run_that_began_with_a_plan_of_its_own(tmp_path):
+    listen = Listen()
     (tmp_path / "checkpoint.npz").write_bytes(b"")
     with pytest.raises(ValueError, match="an unfinished run with a plan of its own"):
-        resolve_plan("auto", net(), *parts(), tmp_path)
-    assert not asked
+        resolve_plan("auto", net(), *parts(), tmp_path, callbacks=[listen])
+    assert not listen.trials

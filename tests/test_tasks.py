@@ -128,7 +128,7 @@ def test_class_numbers(y, numbers):
     ("y", "classes", "message"),
     [
         ([0.5, 1.0], None, r"The labels are float64 of shape \(2,\); expected one class number"),
-        ([[0.5, 0.5]], None, "shares of 2 classes"),
+        ([[0.5, 0.5]], None, "rows of 2 numbers that are not one-hot"),
         (["a"], None, "The labels are <U1"),
         ([0, 3], 3, "go from 0 to 3; expected class numbers 0 to 2"),
         ([-1, 0], 3, "go from -1 to 0"),

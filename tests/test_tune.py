@@ -50,19 +50,25 @@ def test_tune_does_what_the_command_does(place, tmp_path, capsys):
     assert run.plan == command.plan == Plan.named("probe", epochs=2)
 
 
-def test_tune_returns_a_run_that_is_open(place, tmp_path):
-    run = thaw.tune(place / "photos", tmp_path / "run", model=str(place / "small.keras"), plan=PROBE, verbose=0)
+@pytest.fixture(scope="module")
+def tuned(place, tmp_path_factory):
+    """A finished run; only to be read."""
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    return thaw.tune(place / "photos", folder, model=str(place / "small.keras"), plan=PROBE, verbose=0)
+
+
+def test_tune_returns_a_run_that_is_open(tuned):
     x = np.zeros((1, 16, 16, 3), np.uint8)
-    loaded = thaw.open_run(tmp_path / "run").model
-    np.testing.assert_array_equal(run.model.predict(x, verbose=0), loaded.predict(x, verbose=0))
-    assert not run.model.compiled
-    assert run.labels == ("dark", "light")
-    assert run.metrics == json.loads((tmp_path / "run/metrics.json").read_text())
-    assert {stage["stage"] for stage in run.metrics["weight_change"]} == {"stage1", "head"}
-    assert set(run.metrics["weight_change_by_phase"]) == {"head"}
+    loaded = thaw.open_run(tuned.folder).model
+    np.testing.assert_array_equal(tuned.model.predict(x, verbose=0), loaded.predict(x, verbose=0))
+    assert not tuned.model.compiled
+    assert tuned.labels == ("dark", "light")
+    assert tuned.metrics == json.loads((tuned.folder / "metrics.json").read_text())
+    assert {stage["stage"] for stage in tuned.metrics["weight_change"]} == {"stage1", "head"}
+    assert set(tuned.metrics["weight_change_by_phase"]) == {"head"}
 
 
-def test_tune_takes_splits_a_model_and_callbacks(place, tmp_path):
+def test_tune_takes_splits_a_model_and_callbacks(place, tuned, tmp_path):
     import keras
 
     class Count(thaw.TuneCallback):
@@ -71,15 +77,19 @@ def test_tune_takes_splits_a_model_and_callbacks(place, tmp_path):
         def on_phase_begin(self, phase, stages):
             self.phases += 1
 
+        def on_epoch_begin(self, epoch, logs=None):
+            self.optimizer = self.model.optimizer
+
         def on_epoch_end(self, epoch, logs=None):
             self.epochs += 1
 
-    from_file = thaw.tune(place / "photos", tmp_path / "a", model=str(place / "small.keras"), plan=PROBE, verbose=0)
     splits, count = thaw.load_images(place / "photos", image_size=16), Count()
     model = keras.saving.load_model(place / "small.keras")
     run = thaw.tune(splits, tmp_path / "b", model=model, plan=PROBE, callbacks=[count], verbose=0)
     assert (count.phases, count.epochs) == (1, 1)
-    assert weights_of(run) == weights_of(from_file)
+    assert type(count.optimizer) is keras.optimizers.AdamW
+    assert (count.optimizer.global_clipnorm, count.optimizer.weight_decay) == (1.0, 1e-4)  # the defaults
+    assert weights_of(run) == weights_of(tuned)
     assert "data" not in run.config
     assert "model" not in run.config
     assert run.config["plan"] == "plan.toml"
@@ -127,9 +137,8 @@ def test_find_rate_of_no_stage_below_the_head_is_that_of_the_head(place, train):
     )  # a head of zeros: every class has the same probability
 
 
-def test_check_of_a_model_a_run_and_images(place, tmp_path):
-    thaw.tune(place / "photos", tmp_path / "run", model=str(place / "small.keras"), plan=PROBE, verbose=0)
-    for path, kind in ((place / "small.keras", "model"), (tmp_path / "run", "run"), (place / "photos", "data")):
+def test_check_of_a_model_a_run_and_images(place, tuned):
+    for path, kind in ((place / "small.keras", "model"), (tuned.folder, "run"), (place / "photos", "data")):
         found, findings = thaw.check(path, image_size=16)
         assert found == kind
         assert not [f for f in findings if f["level"] == "error"]

@@ -185,7 +185,9 @@ class Plan(tuple):
             ValueError: no predefined plan has that name.
         """
         if name not in PLANS:
-            raise ValueError(f'There is no plan "{name}"; expected {_alternatives(name, PLANS)}, or the path of a .toml file.')
+            raise ValueError(
+                f'There is no plan "{name}"; expected {_alternatives(name, PLANS)}, or the path of a .toml file.'
+            )
         if name == "probe":
             rate, passes = _default(learning_rate, 1e-3), _default(epochs, _default(head_epochs, 10))
             return cls([Phase(name="head", epochs=passes, train="head", learning_rate=rate, views=4)])

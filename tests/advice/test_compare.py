@@ -1,11 +1,9 @@
 """Ways to use a network, at the same wall-clock time."""
 
-import functools
-import itertools
 import os
 import random
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,55 +11,30 @@ import pytest
 from keras import layers
 
 import thaw.advice.compare as job
-from thaw import Dataset, compare, freeze
-from thaw.advice.compare import _clip_epochs, _values
+from thaw import Dataset, compare
+from thaw.advice.compare import TimedTraining, _clip_epochs, _epochs_that_fit, _time_notes, _values, _ways, train_ways
 from thaw.training.callbacks import TuneCallback
+
+FOUR_WAYS = ["frozen features", "top 2 stages", "whole network", "from scratch"]
 
 
 def data(n=48, seed=0):
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 2, n)
-    return (rng.normal(size=(n, 16, 16, 3)) + y[:, None, None, None]).astype("float32"), y
+    return (rng.normal(size=(n, 6)) + y[:, None]).astype("float32"), y
 
 
-def build(seed, metrics=("accuracy",), stages=3):
-    entry = keras.Input((16, 16, 3))
-    x = entry
-    for filters in (4, 4, 6)[:stages]:
-        x = layers.BatchNormalization()(layers.Conv2D(filters, 3, 2, padding="same")(x))
-    x = layers.Dense(2, "softmax")(layers.GlobalAveragePooling2D()(x))
-    model = keras.Model(entry, x)
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=list(metrics))
+def build(seed, stages=3, optimizer="adam", scale=None):
+    """Build a model; with a scale, one whose backbone has other weights, and BatchNorm with other statistics."""
+    x = entry = keras.Input((6,))
+    for _ in range(stages):
+        x = layers.Dense(4, "relu")(x)
+        x = x if scale is None else layers.BatchNormalization()(x)
+    model = keras.Model(entry, layers.Dense(2, "softmax")(x))
+    for layer in () if scale is None else model.layers[1:-1]:
+        layer.set_weights([w * scale for w in layer.get_weights()])
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
-
-
-def numpy_state():
-    return np.random.get_state()[1].tolist()  # noqa: NPY002
-
-
-@pytest.fixture
-def short(monkeypatch):
-    """Two epochs always."""
-    monkeypatch.setattr(job, "_forecast_epochs", lambda *_: 2)
-    monkeypatch.setattr(job, "_clip_epochs", lambda _: 2)
-
-
-@pytest.fixture
-def untrained(monkeypatch):
-    """Nothing is trained: only what would be is told."""
-    import thaw.finetune
-
-    def fine_tune(model, plan, x, *, callbacks, **options):
-        for callback, phase in itertools.product(callbacks, plan):
-            callback.on_phase_begin(phase, freeze(model, phase.train, phase.batchnorm))
-            for epoch in range(phase.epochs):
-                callback.on_epoch_begin(epoch)
-                callback.on_epoch_end(epoch)
-        settings = model._compile_config.config
-        model.compile(**settings)
-        time.sleep(0.01)
-
-    monkeypatch.setattr(thaw.finetune, "fine_tune", fine_tune)
 
 
 def run_compare(build, parts, **options):
@@ -72,103 +45,97 @@ def run_compare(build, parts, **options):
 class Told(TuneCallback):
     def __init__(self):
         super().__init__()
-        self.ways, self.phases, self.rates, self.caches = [], [], {}, set()
+        self.ways, self.caches = [], set()
 
     def on_way_begin(self, way, seed, epochs, done, total):
         self.ways.append((way, seed, epochs, done, total))
         self.caches |= set(map(str, Path(os.environ["THAW_CACHE"]).glob("compare-*")))
 
-    def on_phase_begin(self, phase, stages):
-        self.phases.append((phase.name, phase.epochs, len(stages), phase.batchnorm))
-        self.rates[self.ways[-1][0], phase.name] = phase.learning_rate
+
+class FakeTraining:
+    """Training that trains nothing: it notes what it would train, and takes 10 seconds and one for each epoch."""
+
+    def __init__(self, forecast=2, diverges=False):
+        self.forecast, self.diverges = forecast, diverges
+        self.batch_size, self.callbacks, self.plans, self.kernels = 32, [Told()], [], []
+
+    def forecast_epochs(self, model, plan, seconds):
+        assert plan[-1].epochs == job.MAX_EPOCHS
+        return self.forecast
+
+    def run(self, model, plan, seed, cache_dir):
+        assert model.compiled
+        assert str(cache_dir) in self.callbacks[0].caches
+        assert not Path(cache_dir, "activations").exists()
+        self.plans.append(plan)
+        self.kernels.append(model.get_weights()[0])
+        epochs = 0 if self.diverges else plan[-1].epochs
+        run = {"planned": plan[-1].epochs, "epochs": epochs, "in_epochs": float(epochs), "seconds": 10.0 + epochs}
+        return run | {"diverged": self.diverges}, "The loss became nan." if self.diverges else ""
 
 
-def test_all_ways_with_all_seeds(short, untrained):
-    told, cache = Told(), os.environ["THAW_CACHE"]
-    keras.utils.set_random_seed(5)
-    states = random.getstate(), numpy_state()
-    drawn = [float(keras.random.uniform(())) for _ in range(2)]
-    keras.utils.set_random_seed(5)
-    keras.random.uniform(())
-    found = run_compare(build, [data(), data(seed=1), data(seed=2)], minutes=0.5, seeds=2, callbacks=[told])
-    names = ["frozen features", "top 2 stages", "whole network", "from scratch"]
-    assert [way[0] for way in told.ways] == names * 2
-    assert [way[1] for way in told.ways] == [0] * 4 + [1] * 4
-    assert told.ways[-1][2:] == (2, 7, 8)
-    assert told.phases[:6] == [
-        ("head", 2, 1, "frozen"),
-        ("head", 5, 1, "frozen"),
-        ("top", 2, 3, "frozen"),
-        ("head", 5, 1, "frozen"),
-        ("all", 2, 4, "frozen"),
-        ("all", 2, 4, "trained"),
+def train(training, *, names=None, seconds=30.0, seeds=1, build=build):
+    x, y = data()
+    model, examples = build(0), Dataset(x=x, y=y)
+    ways, _ = _ways(model, names, examples)
+    runs, notes = train_ways(build, model, ways, training, examples, seconds=seconds, seeds=seeds)
+    return runs, notes, training.callbacks[0]
+
+
+def test_train_ways_trains_all_ways_with_all_seeds():
+    training = FakeTraining()
+    built = []
+    runs, notes, told = train(training, seeds=2, build=lambda seed: built.append(seed) or build(seed))
+    assert [way[0] for way in told.ways] == FOUR_WAYS * 2 == list(runs) * 2
+    assert [way[1] for way in told.ways] == [0] * 4 + [1] * 4 == built[1:]
+    assert told.ways[3][2:] == (2, 3, 8)
+    assert [(p.name, p.epochs, p.train, p.batchnorm) for plan in training.plans[:4] for p in plan] == [
+        ("head", 2, "head", "frozen"),
+        ("head", 5, "head", "frozen"),
+        ("top", 2, 2, "frozen"),
+        ("head", 5, "head", "frozen"),
+        ("all", 2, "all", "frozen"),
+        ("all", 2, "all", "trained"),
     ]
-    assert sorted(row.name for row in found.rows) == sorted(names)
-    assert found.examples == 48
-    assert all(len(row.scores) == len(row.minutes) == 2 for row in found.rows)
-    assert all(row.score.low <= row.score.value <= row.score.high for row in found.rows)
-    assert all("of 0.5 minutes, less than forecast" in note for note in found.notes)
-    assert len(found.notes) == 4
-    # Nothing of it is left: no random state, no cache.
-    assert float(keras.random.uniform(())) == drawn[1]
-    keras.utils.set_random_seed(5)
-    assert (random.getstate(), numpy_state()) == states
-    assert os.environ["THAW_CACHE"] == cache
+    assert all(run["values"].shape == (48,) for of_way in runs.values() for run in of_way)
+    assert not notes
     assert len(told.caches) == 8  # each began with an empty one
     assert not any(map(os.path.exists, told.caches))
 
 
-def test_random_states_also_after_an_error(short):
-    def broken(seed):
-        random.random()
-        np.random.random()  # noqa: NPY002
-        raise RuntimeError("mine")
-
-    states = random.getstate(), numpy_state()
-    with pytest.raises(RuntimeError, match="mine"):
-        run_compare(broken, [data()] * 3)
-    assert (random.getstate(), numpy_state()) == states
+def test_train_ways_learns_the_epochs_from_the_run_before():
+    training = FakeTraining(forecast=7)
+    _, _, told = train(training, names=("frozen", "whole"), seconds=30, seeds=2)
+    assert [way[2] for way in told.ways] == [7, 7, 20, 20]  # 10 s before the first epoch, 1 s for each
 
 
-@pytest.mark.slow
-def test_from_scratch_is_from_scratch(short):
+def test_train_ways_trains_no_more_epochs_after_a_run_that_diverged():
+    training = FakeTraining(forecast=3, diverges=True)
+    runs, notes, told = train(training, names=("frozen", "whole"), seconds=3600, seeds=2)
+    assert [way[2] for way in told.ways] == [3] * 4
+    assert [[run["epochs"] for run in of_way] for of_way in runs.values()] == [[0, 0]] * 2  # not what was planned
+    assert "frozen features, seed 1: The loss became nan." in notes
+    assert sum("it ended before its last epoch" in note for note in _time_notes(runs, 60)) == 2
+
+
+def test_ways_from_scratch_are_from_scratch():
     """A backbone that is good at nothing else cannot help it: the same bits whatever weights it brings."""
-    seen = []
-
-    def brings(seed, scale):
-        model = build(seed)
-        for layer in model.layers[1:-2]:
-            layer.set_weights([w * scale for w in layer.get_weights()])
-        return model
-
-    class Seen(TuneCallback):
-        def on_phase_begin(self, phase, stages):
-            self.begins = True
-
-        def on_train_batch_begin(self, batch, logs=None):
-            if batch == 0 and self.begins:
-                self.begins = False
-                seen.append(self.model.get_weights()[0])
-
+    kernels = {}
     for scale in (2, 100):
-        ways = ("frozen", "scratch")
-        run_compare(lambda s, k=scale: brings(s, k), [data()] * 3, seeds=1, ways=ways, callbacks=[Seen()])
-    np.testing.assert_array_equal(seen[1], seen[3])
-    np.testing.assert_allclose(seen[2], 50 * seen[0], rtol=1e-6)
-    assert not np.array_equal(seen[0], seen[1])
+        training = FakeTraining()
+        train(training, names=("frozen", "scratch"), build=lambda seed, k=scale: build(seed, scale=k))
+        kernels[scale] = training.kernels
+    frozen, scratch = zip(kernels[2], kernels[100])
+    np.testing.assert_allclose(frozen[1], 50 * frozen[0], rtol=1e-6)
+    np.testing.assert_array_equal(*scratch)
+    assert not np.array_equal(frozen[0], scratch[0])
 
 
-def test_more_time_more_epochs(untrained):
-    """By the forecast; and what one seed took decides about the next."""
-    epochs = {}
-    for minutes in (0.05, 0.2):
-        told = Told()
-        run_compare(build, [data()] * 3, minutes=minutes, seeds=1, ways=("frozen", "whole"), callbacks=[told])
-        epochs[minutes] = [way[2] for way in told.ways]
-    assert all(late > early for early, late in zip(epochs[0.05], epochs[0.2]))
-    told = Told()
-    run_compare(build, [data()] * 3, minutes=0.2, seeds=2, ways=("frozen", "whole"), callbacks=[told])
-    assert [way[2] for way in told.ways[2:]] == [1000, 1000]  # the first seed was done in a moment
+def test_epochs_that_fit_follow_the_forecast():
+    """The head takes 10 s and 5 times 0.2 s more, then 3 s once, and an epoch 2.5 s: (100 - 11 - 3) / 2.5."""
+    forecasts = [SimpleNamespace(seconds=10.0), SimpleNamespace(seconds=3 + 1000 * 2.0, seconds_before=3.0)]
+    fit = lambda seconds: _epochs_that_fit(forecasts, [0.2, 0.5], [5, 1000], seconds)  # noqa: E731
+    assert [fit(seconds) for seconds in (5, 100, 1e6)] == [1, 34, 1000]
     assert (_clip_epochs(0.2), _clip_epochs(7.9), _clip_epochs(1e9)) == (1, 7, 1000)
 
 
@@ -182,45 +149,116 @@ def test_epochs_after_a_run_that_ended_early():
     assert job._epochs_after(run | {"epochs": 0, "in_epochs": 0.0, "diverged": True}, 1e4) == 40
 
 
-def test_no_more_epochs_after_a_run_that_diverged(monkeypatch):
-    import thaw.finetune
-
-    def fine_tune(model, plan, x, *, callbacks, **options):
-        for callback in callbacks:
-            callback.on_phase_begin(plan[0], ())
-        raise FloatingPointError("The loss became nan.")
-
-    monkeypatch.setattr(thaw.finetune, "fine_tune", fine_tune)
-    monkeypatch.setattr(job, "_forecast_epochs", lambda *_: 3)
-    told = Told()
-    ways = ("frozen", "whole")
-    found = run_compare(build, [data()] * 3, minutes=60, seeds=3, ways=ways, callbacks=[told])
-    assert [way[2] for way in told.ways] == [3] * 6
-    assert [row.epochs for row in found.rows] == [(0, 0, 0)] * 2  # what was made, and not what was planned
-    assert "frozen features, seed 1: The loss became nan." in found.notes
-    assert sum("it ended before its last epoch" in note for note in found.notes) == 2
+@pytest.mark.parametrize(
+    ("seconds", "planned", "said"),
+    [
+        (60.0, 9, None),
+        (70.0, 9, None),  # within a fifth
+        (30.0, 9, "one took 0.5 of 1 minutes, less than forecast"),
+        (90.0, 9, "one took 1.5 of 1 minutes, more than forecast"),
+        (90.0, 1, "not even one epoch fits into the time"),
+        (30.0, 1000, "1,000 epochs are the most"),
+    ],
+)
+def test_time_notes_say_what_missed_its_time(seconds, planned, said):
+    notes = list(_time_notes({"one": [{"seconds": seconds, "planned": planned, "epochs": planned}]}, 1.0))
+    assert len(notes) == (said is not None)
+    assert all(said in note for note in notes)
 
 
-def test_the_epochs_that_were_made_are_counted(monkeypatch):
+def test_compare_stops_with_its_callbacks_and_leaves_no_trace():
+    """Inputs in a dict and in a list are the same task; the epochs that were made are counted."""
+
     class Stops(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = True
 
-    monkeypatch.setattr(job, "_forecast_epochs", lambda *_: 50)
-    found = run_compare(build, [data()] * 3, minutes=60, seeds=1, ways=("frozen", "whole"), callbacks=[Stops()])
-    assert [row.epochs for row in found.rows] == [(1,), (1,)]
+    def two(form):
+        a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+        x = layers.Concatenate()([layers.Dense(3, "relu")(a), layers.Dense(3, "relu")(b)])
+        model = keras.Model({"a": a, "b": b} if form is dict else [a, b], layers.Dense(2, "softmax")(x))
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+    def numpy_state():
+        return np.random.get_state()[1].tolist()  # noqa: NPY002
+
+    a, b = np.random.default_rng(0).normal(size=(2, 24, 4)).astype("float32")
+    y = (a[:, 0] > 0).astype(int)
+    cache = os.environ["THAW_CACHE"]
+    keras.utils.set_random_seed(5)
+    states = random.getstate(), numpy_state()
+    drawn = [float(keras.random.uniform(())) for _ in range(2)]
+    scores = []
+    for form, x in ((dict, {"a": a, "b": b}), (list, [a, b])):
+        keras.utils.set_random_seed(5)
+        keras.random.uniform(())
+        told, ways = Told(), ("frozen", "scratch")
+        found = run_compare(
+            lambda seed, form=form: two(form),
+            [(x, y)] * 3,
+            minutes=600,  # the most epochs
+            seeds=1,
+            ways=ways,
+            callbacks=[told, Stops()],
+        )
+        assert float(keras.random.uniform(())) == drawn[1]
+        keras.utils.set_random_seed(5)
+        assert (random.getstate(), numpy_state()) == states
+        assert os.environ["THAW_CACHE"] == cache
+        assert len(told.caches) == 2
+        assert not any(map(os.path.exists, told.caches))
+        assert [way[2] for way in told.ways] == [1000, 1000]
+        assert [row.epochs for row in found.rows] == [(1,), (1,)]
+        assert found.examples == 24
+        assert all(row.score.low <= row.score.value <= row.score.high for row in found.rows)
+        assert [note for note in found.notes if "it ended before its last epoch" in note] == list(found.notes)
+        scores.append({row.name: row.scores for row in found.rows})
+    assert scores[0] == scores[1]
+    assert set(scores[0]) == {"frozen features", "from scratch"}
+
+
+def test_compare_restores_random_states_also_after_an_error():
+    def broken(seed):
+        random.random()
+        np.random.random()  # noqa: NPY002
+        raise RuntimeError("mine")
+
+    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    with pytest.raises(RuntimeError, match="mine"):
+        run_compare(broken, [data()] * 3)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # noqa: NPY002
+
+
+def test_timed_training_counts_the_epochs_of_the_last_phase():
+    class Diverges(TuneCallback):
+        def on_phase_begin(self, phase, stages):
+            if phase.name == "all":
+                raise FloatingPointError("The loss became nan.")
+
+    x, y = data()
+    model, examples = build(0), Dataset(x=x, y=y)
+    whole = _ways(model, ["frozen", "whole"], examples)[0][1]
+    training = TimedTraining((examples, examples), 32, [Diverges()])
+    run, note = training.run(model, whole.plan(3), 0, None)
+    assert (run["planned"], run["epochs"], run["in_epochs"], run["diverged"]) == (3, 0, 0.0, True)
+    assert run["seconds"] > 0
+    assert note == "The loss became nan."
+    stopwatch = job._stopwatch()
+    for phase, epochs in zip(whole.plan(3), (5, 2)):
+        stopwatch.on_phase_begin(phase, ())
+        for epoch in range(epochs):
+            stopwatch.on_epoch_begin(epoch)
+            stopwatch.on_epoch_end(epoch)
+    assert (stopwatch.phase, stopwatch.epochs) == ("all", 2)
+    assert stopwatch.seconds > 0
 
 
 @pytest.mark.parametrize(("optimizer", "unit"), [("adam", 1), ("sgd", 20), ("lion", 0.2)])
-def test_rates_are_those_of_the_optimizer(short, untrained, optimizer, unit):
-    def with_it(seed):
-        model = build(seed)
-        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-        return model
-
-    told = Told()
-    run_compare(with_it, [data()] * 3, seeds=1, callbacks=[told])
-    assert told.rates == {
+def test_ways_have_the_rates_of_the_optimizer(optimizer, unit):
+    ways, _ = _ways(build(0, optimizer=optimizer), None, None)
+    rates = {(way.name, phase.name): phase.learning_rate for way in ways for phase in way.plan(2)}
+    assert rates == {
         ("frozen features", "head"): pytest.approx(1e-3 * unit),
         ("top 2 stages", "head"): pytest.approx(1e-3 * unit),
         ("top 2 stages", "top"): pytest.approx(5e-4 * unit),
@@ -230,49 +268,30 @@ def test_rates_are_those_of_the_optimizer(short, untrained, optimizer, unit):
     }
 
 
-def test_several_inputs(short):
-    def two(seed, form):
-        keras.utils.set_random_seed(seed)
-        a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
-        x = layers.Concatenate()([layers.Dense(3, "relu")(a), layers.Dense(3, "relu")(b)])
-        model = keras.Model({"a": a, "b": b} if form is dict else [a, b], layers.Dense(2, "softmax")(x))
-        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        return model
-
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 24, 4)).astype("float32")
-    y = (a[:, 0] > 0).astype(int)
-    scores = []
-    for form, x in ((dict, {"a": a, "b": b}), (list, [a, b])):
-        found = run_compare(functools.partial(two, form=form), [(x, y)] * 3, seeds=1, ways=("frozen", "scratch"))
-        scores.append([row.scores for row in found.rows])
-    assert scores[0] == scores[1]
+def test_ways_of_a_small_model_have_no_top_stage():
+    ways, notes = _ways(build(0, stages=1), None, None)
+    assert [way.name for way in ways] == ["frozen features", "whole network", "from scratch"]
+    assert "one stage below the head" in notes[0]
 
 
-def test_a_small_model_has_no_top_stage_of_its_own(short, untrained):
-    found = run_compare(lambda seed: build(seed, stages=1), [data()] * 3, seeds=1)
-    assert sorted(row.name for row in found.rows) == ["from scratch", "frozen features", "whole network"]
-    assert "one stage below the head" in found.notes[0]
-
-
-def test_the_score_is_the_first_metric():
+def test_values_are_those_of_the_first_metric():
     x, y = data()
     examples = Dataset(x=x, y=y)
     model = build(0)
     right = model.predict(x, verbose=0).argmax(axis=1) == y
     assert _values(model, examples, 16).tolist() == right.astype(float).tolist()
-    entry = keras.Input((16, 16, 3))
-    model = keras.Model(entry, layers.Dense(1)(layers.Flatten()(entry)))
+    entry = keras.Input((6,))
+    model = keras.Model(entry, layers.Dense(1)(entry))
     model.compile("adam", "mse", metrics=["mae"])
     by_hand = np.abs(model.predict(x, verbose=0)[:, 0] - y)
     np.testing.assert_allclose(_values(model, examples, 16), by_hand, rtol=1e-5)
 
 
-def test_top_k_accuracy_is_not_the_accuracy():
+def test_values_of_top_k_accuracy_are_not_the_accuracy():
     """It chooses the epochs, and so it is the score."""
     keras.utils.set_random_seed(0)
     x, y = data()
-    model = keras.Sequential([keras.Input((16, 16, 3)), layers.Flatten(), layers.Dense(9, "softmax")])
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(9, "softmax")])
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["sparse_top_k_categorical_accuracy"])
     p = model.predict(x, verbose=0)
     among_five = (p > p[np.arange(len(y)), y][:, None]).sum(axis=1) < 5
@@ -282,17 +301,30 @@ def test_top_k_accuracy_is_not_the_accuracy():
     assert job._metric(build(0)) == ("accuracy", "max")
 
 
-def test_a_score_that_cannot_be_measured_is_refused_before_anything_is_trained(monkeypatch):
-    import thaw.finetune
+def test_compare_refuses_a_score_that_cannot_be_measured_before_anything_is_trained():
+    trained = []
 
-    monkeypatch.setattr(thaw.finetune, "fine_tune", lambda *_, **__: pytest.fail("trained"))
-    monkeypatch.setattr(job, "_forecast_epochs", lambda *_: pytest.fail("measured"))
-    auc = keras.metrics.AUC(name="area")
+    class Trained(layers.Layer):
+        def call(self, x, training=None):
+            trained.append(bool(training))
+            return x
+
+    def watched(seed):
+        entry = keras.Input((6,))
+        x = layers.Dense(3)(Trained()(entry))
+        model = keras.Model(entry, layers.Dense(2, "softmax")(x))
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=[keras.metrics.AUC(name="area")])
+        return model
+
+    told = Told()
     with pytest.raises(ValueError, match="The first metric is area, which is no mean over examples"):
-        run_compare(lambda seed: build(seed, metrics=[auc]), [data()] * 3)
+        run_compare(watched, [data()] * 3, callbacks=[told])
+    assert not told.ways
+    assert trained
+    assert not any(trained)
 
 
-def test_bad_input(short):
+def test_compare_names_what_is_invalid():
     three = [data()] * 3
     with pytest.raises(ValueError, match="compare needs test data: give test_data"):
         run_compare(build, [*three[:2], None])

@@ -7,17 +7,16 @@ from keras import layers
 from thaw.advice import cost as trial_cost
 from thaw.advice.cost import TrialCost, operations_in
 
+NO_OVERHEADS = {"per_trial": 0, "per_layer": 0, "per_epoch": 0, "per_batch": 0}
+
 
 @pytest.fixture
-def plain(monkeypatch):
-    """Nothing but the operations."""
-    for name in ("OPERATIONS_PER_TRIAL", "OPERATIONS_PER_LAYER", "OPERATIONS_PER_EPOCH", "OPERATIONS_PER_BATCH"):
-        monkeypatch.setattr(trial_cost, name, 0)
+def model():
     return keras.Sequential([keras.Input((4,)), layers.Dense(100), layers.Dense(8), layers.Dense(2)])
 
 
-def test_trial_cost_counts_frozen_stages_once_and_trained_ones_three_times(plain):
-    cost = TrialCost(plain, views=2)
+def test_trial_cost_counts_frozen_stages_once_and_trained_ones_three_times(model):
+    cost = TrialCost(model, views=2, **NO_OVERHEADS)
     below, middle, head = 2 * 500, 2 * 808, 2 * 18  # a multiplication and an addition for each weight
     assert cost.forward == below + middle + head
     assert cost.parts("head") == (below + middle, head, 1)
@@ -30,17 +29,15 @@ def test_trial_cost_counts_frozen_stages_once_and_trained_ones_three_times(plain
     assert cost.of("head", 30, 10, epochs=3, cached=True) == steps
 
 
-def test_trial_cost_counts_overheads(plain, monkeypatch):
-    cost = TrialCost(plain, views=1, batch_size=10)
-    before = cost.of(1, 25, 5, epochs=2)
-    for name, price in (
-        ("OPERATIONS_PER_TRIAL", 7e6),
-        ("OPERATIONS_PER_LAYER", 3e6),
-        ("OPERATIONS_PER_EPOCH", 5e6),
-        ("OPERATIONS_PER_BATCH", 1e6),
-    ):
-        monkeypatch.setattr(trial_cost, name, price)
-    assert cost.of(1, 25, 5, epochs=2) - before == 7e6 + 2 * 3e6 + 2 * (5e6 + 3 * 1e6)
+def test_trial_cost_counts_overheads(model):
+    bare = TrialCost(model, views=1, batch_size=10, **NO_OVERHEADS).of(1, 25, 5, epochs=2)
+    priced = TrialCost(model, views=1, batch_size=10, per_trial=7e6, per_layer=3e6, per_epoch=5e6, per_batch=1e6)
+    assert priced.of(1, 25, 5, epochs=2) - bare == 7e6 + 2 * 3e6 + 2 * (5e6 + 3 * 1e6)
+    usual = TrialCost(model, views=1)
+    overheads = usual.per_trial, usual.per_layer, usual.per_epoch, usual.per_batch
+    names = "OPERATIONS_PER_TRIAL", "OPERATIONS_PER_LAYER", "OPERATIONS_PER_EPOCH", "OPERATIONS_PER_BATCH"
+    assert overheads == tuple(getattr(trial_cost, name) for name in names)
+    assert min(overheads) > 0
 
 
 def test_operations_in():

@@ -3,9 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +22,10 @@ views = 2
 
 [[phase]]
 name = "all"
-epochs = 12
+epochs = 6
 learning_rate = 0.02
 layer_decay = 0.5
-patience = 6
+patience = 3
 """
 
 
@@ -188,7 +185,7 @@ def test_kill_and_again_gives_the_same_weights(run, place, python):
     whole, _ = run
     out = place / "killed"
     command = ["-m", "thaw", *tune(place, out)]
-    for line in ("epoch   1 of 4", "epoch   7 of 16"):
+    for line in ("epoch   1 of 4", "epoch   6 of 10"):
         assert python(*command, kill_at=line).returncode == -signal.SIGKILL
     assert python(*command).returncode == 0
     weights = [json.loads((folder / "manifest.json").read_text())["weights_sha256"] for folder in (whole, out)]
@@ -293,19 +290,6 @@ def test_bad_input_gets_one_sentence(name, place, run, capsys, tmp_path):
     assert not (tmp_path / "out/model.keras").exists()
 
 
-def test_help_is_instant_and_imports_no_keras():
-    code = (
-        "import sys; from thaw.cli.main import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "assert 'keras' not in sys.modules and 'tensorflow' not in sys.modules and 'numpy' not in sys.modules"
-    )
-    begin = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "tune" in done.stdout
-    assert time.perf_counter() - begin < 30  # a bound on the absurd; the speed itself is not tested here
-
-
 def test_every_command_has_help(capsys):
     for command in ("stages", "plan", "tune", "evaluate", "predict", "check"):
         assert thaw(command, "--help") == 0
@@ -339,7 +323,9 @@ def test_what_it_knew_before(place, tmp_path, capsys):
     body = keras.saving.load_model(place / "small.keras")
     x = layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(body.output))
     keras.Model(body.input, x).save(tmp_path / "knowing.keras")
-    command = tune(place, tmp_path / "run", "--retain", place / "digits/0", "--max-forgetting", 0)
+    (tmp_path / "all.toml").write_text('[[phase]]\nname = "all"\nepochs = 2\nlearning_rate = 0.02\n')
+    budget = ("--retain", place / "digits/0", "--max-forgetting", 0, "-p", tmp_path / "all.toml")
+    command = tune(place, tmp_path / "run", *budget)
     command[command.index(place / "small.keras")] = tmp_path / "knowing.keras"
     code = thaw(*command, "--json")
     said = capsys.readouterr()

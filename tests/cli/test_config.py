@@ -14,7 +14,7 @@ def weights_of(run):
 
 
 def short(place):
-    return ("-m", place / "small.keras", "-p", "probe_then_tune", "--epochs", 1, "--head-epochs", 1)
+    return ("-m", place / "small.keras", "-p", "probe", "--epochs", 2, "--learning-rate", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,7 @@ def first(small_place, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("config") / "first"
     options = ["--seed", 3, "--rotation", 0.1, "--optimizer", "adam", "--clip-norm", 0.5, "--batch-size", 16]
+    options += ["--metric", "loss", "--mode", "max"]
     with pytest.raises(SystemExit) as ended:
         main([str(a) for a in ("tune", small_place / "photos", "-o", out, *short(small_place), *options)])
     assert ended.value.code == 0
@@ -36,6 +37,7 @@ def test_tune_with_the_config_of_a_run_repeats_it_bit_identically(first, thaw, t
     assert config["seed"] == 3
     assert config["optimizer"] == "adam"
     assert config["precision"] == "float32"
+    assert (config["metric"], config["mode"]) == ("loss", "max")
     assert not config["data"].startswith("/")
     code, _, err = thaw("tune", "--config", first / "config.toml", "-o", "again")
     assert code == 0, err

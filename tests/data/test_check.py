@@ -1,5 +1,6 @@
 """Bad files, and pictures that contradict each other."""
 
+import builtins
 import hashlib
 import os
 
@@ -46,22 +47,24 @@ def test_a_folder_a_pipe_and_a_broken_link_are_named_and_do_not_hang(tmp_path):
     assert bad == {0: "is not a regular file", 1: "is not a regular file", 2: "does not exist"}
 
 
-def test_no_permission(tmp_path, monkeypatch):
-    import thaw.data.image_checks as module
+def test_check_images_names_a_file_without_permission(tmp_path, monkeypatch):
+    opened = builtins.open
 
-    def refuse(path, mode):
-        raise PermissionError(13, "Permission denied", path)
+    def refuse(path, *arguments, **options):  # root may open everything
+        if path == str(tmp_path / "0"):
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(module, "open", refuse, raising=False)
-    assert check(tmp_path, [(b"a", "cat")]).bad == {0: "cannot be read: permission denied"}
+    monkeypatch.setattr(builtins, "open", refuse)
+    assert check(tmp_path, [(b"a", "cat"), (b"b", "cat")]).bad == {0: "cannot be read: permission denied"}
 
 
-def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
-    import thaw.data.image_checks as module
-
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 2**20)
-    checked = check(tmp_path, [(b"a" * (2**20 + 1), "cat")])
-    assert checked.bad == {0: "is 1 MB large, over the limit of 1 MB"}
+def test_check_images_does_not_read_a_file_too_large(tmp_path):
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 2**29 + 1)  # takes no room on the disk
+    checked = check_images([str(tmp_path / "large")], ["cat"], read=read)
+    assert checked.bad == {0: "is 512 MB large, over the limit of 512 MB"}
+    assert checked.keys == [""]
 
 
 def test_one_picture_in_two_classes_is_bad_in_all_copies(tmp_path):
@@ -105,5 +108,5 @@ def test_a_full_disk_is_no_bad_picture(tmp_path):
 
 
 def test_columns_of_different_length():
-    with pytest.raises(ValueError, match="there are 1 files and 2 labels, expected one for each"):
+    with pytest.raises(ValueError, match="There are 1 files and 2 labels; expected one for each"):
         check_images(["a"], ["x", "y"], read=read)

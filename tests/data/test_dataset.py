@@ -1,5 +1,6 @@
 """Examples: the order and the augmentation are functions of seed, epoch and content."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -131,19 +132,23 @@ def test_the_seed_given_to_augment_is_two_int32():
 def test_views_repeat_in_turn():
     examples = Dataset(x=rows(5), y=np.arange(5), augment=noise)
 
-    def sorted_epoch(epoch, **options):
-        x, y = epoch_of(examples, 2, 3, epoch, **options)
+    @functools.cache
+    def of(epoch):
+        return epoch_of(examples, 2, 3, epoch, views=2)
+
+    def sorted_epoch(epoch):
+        x, y = of(epoch)
         return x[np.argsort(y)]
 
-    assert np.array_equal(sorted_epoch(0, views=2), sorted_epoch(2, views=2))
-    assert np.array_equal(sorted_epoch(1, views=2), sorted_epoch(5, views=2))
-    assert not np.array_equal(sorted_epoch(0, views=2), sorted_epoch(1, views=2))
+    assert np.array_equal(sorted_epoch(0), sorted_epoch(2))
+    assert np.array_equal(sorted_epoch(1), sorted_epoch(5))
+    assert not np.array_equal(sorted_epoch(0), sorted_epoch(1))
     # A view is named by its number everywhere: `ordered` gives the same one.
     for view in (0, 1):
         x = np.concatenate([x for x, _ in batches(examples.ordered(3, view=view))])
-        assert np.array_equal(x, sorted_epoch(view + 2, views=2))
+        assert np.array_equal(x, sorted_epoch(view + 2))
     # The order goes on changing.
-    assert not np.array_equal(epoch_of(examples, 2, 3, 0, views=2)[1], epoch_of(examples, 2, 3, 2, views=2)[1])
+    assert not np.array_equal(of(0)[1], of(2)[1])
 
 
 def test_stored_views():
@@ -399,8 +404,22 @@ def test_weighted_takes_one_hot_labels():
     """B15 of the first version: an unhashable list; Keras takes one-hot labels with class_weight."""
     dataset = as_dataset(np.zeros((3, 2)), np.eye(2)[[0, 1, 1]])
     assert dataset.weighted({0: 2.0}).sample_weight.tolist() == [2.0, 1.0, 1.0]
-    with pytest.raises(ValueError, match="shares of 2 classes; class_weight needs one class"):
+    with pytest.raises(ValueError, match="rows of 2 numbers that are not one-hot; class_weight needs one class"):
         as_dataset(np.zeros((1, 2)), [[0.5, 0.5]]).weighted({0: 1.0})
+
+
+def test_stream_weighted_takes_one_hot_labels_and_no_others():
+    import tensorflow as tf
+
+    def weights(y):
+        batches = tf.data.Dataset.from_tensor_slices((np.zeros((3, 2)), np.array(y))).batch(3)
+        return next(iter(as_dataset(batches).weighted({0: 2.0}).ordered()))[2].numpy().tolist()
+
+    assert weights(np.eye(2)[[0, 1, 1]]) == [2.0, 1.0, 1.0]
+    assert weights([[0], [1], [0]]) == [2.0, 1.0, 2.0]
+    for several in ([[1, 0, 1]] * 3, [[0, 0]] * 3, [[0.5, 0.5]] * 3, [[1, 0.5]] * 3):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="not one-hot; class_weight needs one class"):
+            weights(several)
 
 
 def test_what_was_checked_is_not_checked_again():

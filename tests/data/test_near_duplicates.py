@@ -75,7 +75,7 @@ def test_a_mass_of_equal_pictures_is_one_cluster():
 
 def test_nothing_and_misfits():
     assert near_duplicates(np.zeros(0, np.uint64), np.zeros((0, 8, 8), np.uint8)).tolist() == []
-    with pytest.raises(ValueError, match="there are 2 hashes and 3 thumbnails, expected one for each"):
+    with pytest.raises(ValueError, match="There are 2 hashes and 3 thumbnails; expected one for each"):
         near_duplicates(np.zeros(2, np.uint64), textured(1, 3))
-    with pytest.raises(ValueError, match="max_bits is 16, expected a whole number from 0 to 15"):
+    with pytest.raises(ValueError, match="max_bits=16; expected a whole number from 0 to 15"):
         near_duplicates(np.zeros(2, np.uint64), textured(1, 2), max_bits=16)

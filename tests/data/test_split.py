@@ -137,12 +137,12 @@ def test_a_share_of_nothing_stays_empty():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": ["a"]}, "there are 2 keys and 1 labels, expected one for each"),
-        ({"groups": ["a"]}, "there are 2 keys and 1 groups, expected one for each"),
-        ({"clusters": [1, 2, 3]}, "there are 2 keys and 3 clusters, expected one for each"),
+        ({"labels": ["a"]}, "There are 2 keys and 1 labels; expected one for each"),
+        ({"groups": ["a"]}, "There are 2 keys and 1 groups; expected one for each"),
+        ({"clusters": [1, 2, 3]}, "There are 2 keys and 3 clusters; expected one for each"),
         (
             {"fractions": (0.5, 0.4)},
-            r"the fractions of the splits are \(0.5, 0.4\), expected numbers from 0 to 1",
+            r"The fractions of the splits are \(0.5, 0.4\); expected numbers from 0 to 1",
         ),
         ({"fractions": (1.5, -0.5)}, "expected numbers from 0 to 1 that sum to 1"),
         ({"fractions": (float("nan"), 1)}, "expected numbers from 0 to 1 that sum to 1"),

@@ -5,7 +5,6 @@ import importlib.util
 import numpy as np
 import pytest
 
-import thaw.features.inference
 from thaw.features.predictions import batch_probabilities
 
 X = np.array([[0.0, np.log(3.0)], [1.0, 1.0]], np.float32)
@@ -113,21 +112,17 @@ def test_batches_larger_than_the_first_and_empty_ones():
         assert batch_probabilities(model, batches) == pytest.approx(expected, abs=1e-6)
 
 
-def test_many_inputs_go_through_the_fastest_runtime_and_few_do_not(monkeypatch):
-    if importlib.util.find_spec("openvino") is None:
-        pytest.skip("OpenVINO is not installed")
-    converted, convert = [], thaw.features.inference._convert
-    monkeypatch.setattr(thaw.features.inference, "MIN_OPERATIONS_TO_CONVERT", 0)
-    monkeypatch.setattr(thaw.features.inference, "MIN_SPEEDUP", 0)
-    monkeypatch.setattr(thaw.features.inference, "_convert", lambda *a: converted.append(convert(*a)) or converted[-1])
+def test_batch_probabilities_computes_many_inputs_in_the_fastest_runtime_and_few_in_tensorflow(monkeypatch):
     model = model_of(dense(2, "softmax", [[1.0, 2.0], [3.0, -1.0]]))
-    x = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
-    batches = [x[i : i + 32] for i in range(0, 300, 32)]
-    expected = batch_probabilities(model, batches)
-    assert batch_probabilities(model, batches, examples=255).tolist() == expected.tolist()
-    assert converted == []
-    assert batch_probabilities(model, batches, examples=300) == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert [why for _, why in converted] == [""]
+    x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    many = 10**12  # so many that it pays for a small model too
+    expected = batch_probabilities(model, [x[:5], x[5:]])
+    assert batch_probabilities(model, [x[:5], x[5:]], examples=many) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    asked = []
+    monkeypatch.setattr(importlib.util, "find_spec", asked.append)  # is another runtime looked for?
+    for examples, looked_for in ((None, []), (255, []), (many, ["openvino"])):
+        assert batch_probabilities(model, [x[:5], x[5:]], examples=examples).tolist() == expected.tolist()
+        assert asked == looked_for
 
 
 def test_the_state_of_layers_that_are_random_in_inference_is_put_back():

@@ -8,7 +8,6 @@ tf = pytest.importorskip("tensorflow")
 from keras import layers
 
 from thaw.data.dataset import Dataset
-from thaw.features import cached_predictor as module
 from thaw.features.cached_predictor import CachedPredictor
 from thaw.features.predictions import batch_probabilities
 from thaw.training.freezing import freeze
@@ -72,7 +71,7 @@ class Counts(layers.Layer):
 
 
 def counted_net():
-    """A layer that counts its runs among the frozen layers, and one in front of the head."""
+    """A layer that counts its runs among the frozen layers, and one before the head."""
     keras.utils.set_random_seed(0)
     low, high = Counts(), Counts()
     x = entry = keras.Input((8, 8, 2))
@@ -104,7 +103,7 @@ def test_cached_predictor_sees_a_training_step_and_a_restored_weight():
     """The values that it compares with are not those that training changes in place."""
     model = net()
     freeze(model, 1)
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
     predictor = CachedPredictor(model, DATA, batch_size=8)
     predictor.follow()
     first, weights = predictor(), model.get_weights()
@@ -116,13 +115,16 @@ def test_cached_predictor_sees_a_training_step_and_a_restored_weight():
     np.testing.assert_array_equal(predictor(), first)
 
 
-def test_cached_predictor_without_memory_for_features(monkeypatch):
-    monkeypatch.setattr(module, "MAX_CACHED_BYTES", 100)
-    model = net()
-    freeze(model, 1)
-    predictor = CachedPredictor(model, DATA, batch_size=8)
+def test_cached_predictor_runs_the_whole_model_without_memory_for_features():
+    model, low, _ = counted_net()
+    predictor = CachedPredictor(model, DATA, batch_size=21, max_bytes=21 * 3 * 3 * 4 * 4 - 1)  # of 3 x 3 x 4 floats
     predictor.follow()
-    np.testing.assert_array_equal(predictor(), plain(model))
+    predictor()
+    before = len(low)
+    nudge(convolutions(model)[-1])
+    found = predictor()
+    assert len(low) == before + 1
+    np.testing.assert_allclose(found, plain(model), rtol=1e-6)
 
 
 def test_cached_predictor_leaves_the_model_bit_identical():

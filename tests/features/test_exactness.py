@@ -9,12 +9,13 @@ keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 from keras import layers
 
-from thaw import finetune as module
 from thaw.data.dataset import Dataset
-from thaw.features.split import CannotSplit
+from thaw.features.precompute import precompute
+from thaw.features.split import split_model
+from thaw.features.store import FeatureCache
 from thaw.finetune import fine_tune
-from thaw.models.stages import stages_of
 from thaw.plan import Phase, Plan
+from thaw.training.freezing import freeze
 
 
 def convolutions():
@@ -34,11 +35,11 @@ def convolutions():
 
 
 def transformer():
-    """A mask from the embedding, which attention and pooling read, and dropout in every block."""
+    """A mask from the embedding, which attention and pooling read, and dropout in both blocks."""
     keras.utils.set_random_seed(0)
     entry = keras.Input((10,), dtype="int32")
     x = layers.Embedding(30, 16, mask_zero=True)(entry)
-    for i in range(3):
+    for i in range(2):
         y = layers.MultiHeadAttention(2, 8, dropout=0.1, name=f"attention{i}")(x, x)
         x = layers.LayerNormalization()(layers.Add()([x, layers.Dropout(0.2)(y)]))
         y = layers.Dense(16, name=f"down{i}")(layers.Dense(32, "gelu", name=f"up{i}")(x))
@@ -77,24 +78,19 @@ NETS = {
 }
 
 
-def run(kind, plan=None, model=None, live=None, **phase):
-    """By default two phases; with ``live`` (a monkeypatch) nothing is kept."""
+def run(kind, plan, model=None):
     make, data = NETS[kind]
     model = model or make()
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
-    options = {"views": 2, "schedule": "constant", "warmup": 0} | phase
-    plan = plan or [
-        Phase(name="head", epochs=2, train="head", learning_rate=1e-2, **options),
-        Phase(name="top", epochs=2, train=1, learning_rate=3e-3, **options),
-    ]
-    if live:
+    return model, fine_tune(model, plan, data(48), validation_data=data(16, 1), batch_size=8)
 
-        def refuse(*_, **__):
-            raise CannotSplit("the test wants it so")
 
-        live.setattr(module, "precompute_phase", refuse)
-    history = fine_tune(model, Plan(plan), data(48), validation_data=data(16, 1), batch_size=8)
-    return model, history
+def head_phase(**options):
+    return Phase(name="head", epochs=2, train="head", learning_rate=1e-2, **SETTINGS | options)
+
+
+SETTINGS = {"views": 2, "schedule": "constant", "warmup": 0}
+TWO_PHASES = Plan([head_phase(), Phase(name="top", epochs=2, train=1, learning_rate=3e-3, **SETTINGS)])
 
 
 def weights(model):
@@ -110,71 +106,109 @@ def close(a, b):
     return all(np.allclose(p, q, rtol=0, atol=1e-5) for p, q in zip(weights(a), weights(b)))
 
 
-def test_kept_and_live_are_equal(monkeypatch):
-    kept, one = run("convolutions")
+def assert_near(one, two):
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        assert one.history[name] == pytest.approx(two.history[name], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def cached_run():
+    """A model and the history of two phases on cached features, which were computed in this run."""
+    return run("convolutions", TWO_PHASES)
+
+
+def nothing_cached(monkeypatch, folder):
+    """An empty cache in which there is no room."""
+    monkeypatch.setenv("THAW_CACHE", str(folder / "empty"))
+    monkeypatch.setenv("THAW_CACHE_GB", "0")
+
+
+def test_a_run_on_cached_features_equals_the_live_run(cached_run, monkeypatch, tmp_path):
+    cached, one = cached_run
     assert sum("were computed once, in TensorFlow" in note for note in one.notes) == 2
-    live, two = run("convolutions", live=monkeypatch)
+    nothing_cached(monkeypatch, tmp_path)
+    live, two = run("convolutions", TWO_PHASES)
     assert sum("all of the model is computed in every epoch" in note for note in two.notes) == 2
-    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
-        assert one.history[name] == pytest.approx(two.history[name], abs=1e-5)
-    assert close(kept, live)
+    assert_near(one, two)
+    assert close(cached, live)
 
 
-@pytest.mark.slow
-def test_a_transformer_with_a_mask_and_dropout(monkeypatch):
-    """Dropout in what stands still is off; above, it draws what it would have drawn."""
-    top = {"plan": [Phase(name="top", epochs=3, train=1, learning_rate=3e-3, views=1)]}
-    kept, one = run("transformer", **top)
+def test_two_runs_on_cached_features_are_equal_to_the_bit(cached_run):
+    again, _ = run("convolutions", TWO_PHASES)  # each test has a cache of its own
+    assert equal(cached_run[0], again)
+
+
+def test_features_in_half_precision_are_near(cached_run):
+    _, half = run("convolutions", Plan([head_phase(cache_dtype="float16")]))
+    expected = cached_run[1].history["loss"][:2]
+    assert half.history["loss"] == pytest.approx(expected, rel=1e-2)
+    assert half.history["loss"] != expected
+
+
+def test_a_transformer_with_a_mask_and_dropout_on_cached_features(monkeypatch, tmp_path):
+    """Dropout in frozen layers is off; above, it draws what it would have drawn."""
+    plan = Plan([Phase(name="top", epochs=3, train=1, learning_rate=3e-3, views=1)])
+    cached, one = run("transformer", plan)
     assert any("dropout" in note and "its randomness is off" in note for note in one.notes)
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "another"))
+    assert equal(cached, run("transformer", plan)[0])
+    nothing_cached(monkeypatch, tmp_path)
     other = transformer()
-    standing = [layer for stage in stages_of(other)[:-2] for layer in stage.layers]
-    for layer in standing:
-        for inside in layer._flatten_layers():
-            if isinstance(inside, layers.Dropout):
-                inside.rate = 0
-    live, two = run("transformer", model=other, live=monkeypatch, **top)
+    freeze(other, 1)
+    prefix = split_model(other)[0]
+    # The dropout matters: otherwise there would be nothing to prove.
+    x = texts(8).x
+    assert not np.allclose(prefix(x, training=True)[0], prefix(x, training=False)[0])
+    for layer in prefix._flatten_layers():
+        if isinstance(layer, layers.Dropout):
+            layer.rate = 0
+    live, two = run("transformer", plan, other)
     assert any("all of the model is computed in every epoch" in note for note in two.notes)
-    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
-        assert one.history[name] == pytest.approx(two.history[name], abs=1e-5)
-    assert close(kept, live)
-    # The mask and the dropout matter: without them there is nothing to prove.
-    third, _ = run("transformer", live=monkeypatch, **top)
-    assert not close(third, live)
+    assert_near(one, two)
+    assert close(cached, live)
 
 
-@pytest.mark.parametrize("kind", NETS)
-def test_two_kept_runs_are_equal_to_the_bit(kind, monkeypatch, tmp_path):
-    one, _ = run(kind)
-    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "another"))
-    two, _ = run(kind)
-    assert equal(one, two)
+def heavy():
+    """A frozen part that takes some time: 1.3e9 operations for a batch of 64."""
+    keras.utils.set_random_seed(0)
+    x = entry = keras.Input((16, 16, 3))
+    for _ in range(2):
+        x = layers.Conv2D(64, 3, padding="same", activation="relu")(x)
+    x = layers.Conv2D(8, 1, 4)(x)  # so that few bytes are cached
+    x = layers.Conv2D(16, 3, 2, "same", activation="relu")(x)
+    model = keras.Model(entry, layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(x)))
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
-def test_in_another_runtime(monkeypatch, tmp_path):
+def test_fine_tune_in_openvino_is_repeatable_and_near_tensorflow(monkeypatch, tmp_path):
     """OpenVINO's last bits differ; the training is the same within what the design allows."""
-    import thaw.features.extraction as extraction
-    from thaw.features.inference import inference_runner
+    data = pictures(256)
+    plan = Plan([Phase(name="top", epochs=2, train=1, learning_rate=3e-3)])
 
-    def always(model, batch_size, *, runtime="auto", examples=None):
-        return inference_runner(model, batch_size, runtime="openvino")
+    def run():
+        model = heavy()
+        history = fine_tune(
+            model, plan, data.take(range(192)), validation_data=data.take(range(192, 256)), batch_size=64
+        )
+        return model, history, [note for note in history.notes if "computed" in note]
 
-    monkeypatch.setattr(extraction, "inference_runner", always)
-    first, one = run("convolutions")
-    assert sum("were computed once, in OpenVINO" in note for note in one.notes) == 2
-    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "another"))
-    second, again = run("convolutions")
-    assert sum("were computed once, in OpenVINO" in note for note in again.notes) == 2
-    assert equal(first, second)
-    monkeypatch.undo()
-    _, two = run("convolutions", live=monkeypatch)
-    assert one.history["loss"][0] == pytest.approx(two.history["loss"][0], rel=1e-3)
-    assert one.history["loss"] == pytest.approx(two.history["loss"], rel=1e-2)
-
-
-def test_half_precision_is_near():
-    _, one = run("convolutions")
-    _, two = run("convolutions", cache_dtype="float16")
-    assert one.history["loss"] == pytest.approx(two.history["loss"], rel=1e-2)
-    assert one.history["loss"] != two.history["loss"]
+    freeze(model := heavy(), 1)
+    precompute(split_model(model)[0], data, batch_size=64)
+    (chosen,) = FeatureCache().folder.glob("*.runtime")
+    found = []
+    for name in ("one", "two"):
+        monkeypatch.setenv("THAW_CACHE", str(tmp_path / name))
+        FeatureCache().folder.mkdir(parents=True)
+        # As if OpenVINO had been the faster, which it was in all likelihood.
+        (FeatureCache().folder / chosen.name).write_text("openvino")
+        model, history, notes = run()
+        assert ["were computed once, in OpenVINO" in note for note in notes] == [True]
+        found.append((model, history.history["loss"]))
+    assert equal(found[0][0], found[1][0])
+    nothing_cached(monkeypatch, tmp_path)
+    _, live, notes = run()
+    assert ["all of the model is computed in every epoch" in note for note in notes] == [True]
+    assert found[0][1][0] == pytest.approx(live.history["loss"][0], rel=1e-3)
+    assert found[0][1] == pytest.approx(live.history["loss"], rel=1e-2)

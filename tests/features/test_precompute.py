@@ -1,7 +1,6 @@
 """What is kept has the bits of the live forward, and is found again by what it was made from."""
 
-import os
-import re
+import importlib.util
 import textwrap
 
 import numpy as np
@@ -12,12 +11,18 @@ tf = pytest.importorskip("tensorflow")
 from keras import layers
 
 from thaw.data.dataset import Dataset
-from thaw.features import extraction as module
-from thaw.features import precompute as phase_module
-from thaw.features.precompute import precompute
+from thaw.features.cache_folder import list_cache
+from thaw.features.extraction import FeatureExtraction, RowKeys
+from thaw.features.precompute import precompute, precompute_phase
+from thaw.features.split import CannotSplit, find_cut_point, flatten_model
 from thaw.features.store import FeatureCache
 from thaw.finetune import fine_tune
+from thaw.models.stages import stages_of
 from thaw.plan import Phase, Plan
+from thaw.training.callbacks import TuneCallback
+from thaw.training.freezing import freeze
+
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
 
 
 def prefix(seed=0):
@@ -50,26 +55,18 @@ def live(model, batches, size):
     return np.concatenate(rows)
 
 
-@pytest.fixture
-def computed(monkeypatch):
-    """Counts the rows that a prefix computes."""
-    rows = []
-    call = module.inference_runner
+class Reader:
+    """A ``load`` that counts the examples that were read: a prefix reads what it computes, cached features nothing."""
 
-    def counting(*arguments, **options):
-        run = call(*arguments, **options)
+    def __init__(self, factor=1):
+        self.count, self.identity, self.factor = 0, f"times {factor}", factor
 
-        class Counted:
-            name, note = run.name, run.note
+    def __call__(self, x):
+        def read(x):
+            self.count += 1
+            return self.factor * x
 
-            def __call__(self, x):
-                rows.append(len(keras.tree.flatten(x)[0]))
-                return run(x)
-
-        return Counted()
-
-    monkeypatch.setattr(module, "inference_runner", counting)
-    return rows
+        return tf.ensure_shape(tf.numpy_function(read, [x], tf.float32), x.shape)
 
 
 def test_bits_of_the_live_forward_and_the_short_last_batch():
@@ -142,43 +139,45 @@ def test_a_model_for_pictures_of_any_size():
 
 
 @pytest.mark.parametrize("cache_dtype", ["float32", "float16"])
-def test_only_what_is_missing_is_computed(computed, cache_dtype):
+def test_precompute_computes_only_what_is_missing(cache_dtype):
+    read = Reader()
     options = {"batch_size": 4, "cache_dtype": cache_dtype}
-    precompute(prefix(), examples(8), **options)
-    assert sum(computed) == 8
+    data = examples(8, load=read)
+    precompute(prefix(), data, **options)
+    assert read.count == 8
     # The same again; and the same in another order, or a part of it.
-    precompute(prefix(), examples(8), **options)
-    part = precompute(prefix(), examples(8).take([5, 2]), **options)
-    assert sum(computed) == 8
-    assert np.array_equal(part.x, np.asarray(precompute(prefix(), examples(8), **options).x)[[5, 2]])
+    whole = precompute(prefix(), data, **options)
+    part = precompute(prefix(), data.take([5, 2]), **options)
+    assert read.count == 8
+    assert np.array_equal(part.x, np.asarray(whole.x)[[5, 2]])
     # Three more.
-    more = examples(8), examples(3, 1)
-    both = Dataset(x=np.concatenate([part.x for part in more]), y=np.arange(11))
+    both = Dataset(x=np.concatenate([data.x, examples(3, 1).x]), y=np.arange(11), load=read)
     precompute(prefix(), both, **options)
-    assert sum(computed) == 11
+    assert read.count == 11
     # Each of these is something else.
-    precompute(prefix(1), examples(8), **options)
-    assert sum(computed) == 19
-    precompute(prefix(), examples(8), **options | {"batch_size": 8})
-    assert sum(computed) == 27
-    precompute(prefix(), examples(8), **options | {"cache_dtype": "float16" if cache_dtype == "float32" else "float32"})
-    assert sum(computed) == 35
-    precompute(prefix(), examples(8, augment=noise), views=2, **options)
-    assert sum(computed) == 51
+    precompute(prefix(1), data, **options)
+    assert read.count == 19
+    precompute(prefix(), data, **options | {"batch_size": 8})
+    assert read.count == 27
+    precompute(prefix(), data, **options | {"cache_dtype": "float16" if cache_dtype == "float32" else "float32"})
+    assert read.count == 35
+    precompute(prefix(), data.replace(augment=noise), views=2, **options)
+    assert read.count == 51
 
 
-def test_functions_without_a_name_are_not_found_again(computed):
+def test_precompute_does_not_find_functions_without_a_name_again():
     """They may do anything, and the same ones may do something else tomorrow."""
-    for more in ({"augment": lambda x, seed: 2 * x}, {"load": lambda x: x + 1}):
+    read = Reader()
+    for more in ({"load": read, "augment": lambda x, seed: 2 * x}, {"load": lambda x: read(x) + 1}):
         views = 1 if "augment" in more else None
         for _ in range(2):
-            computed.clear()
+            before = read.count
             kept = precompute(prefix(), examples(8, **more), batch_size=4, views=views)
-            assert sum(computed) == 8
+            assert read.count == before + 8
         assert len(kept) == 8
 
 
-def test_a_file_that_changed_is_read_again(computed, tmp_path):
+def test_precompute_reads_a_file_that_changed_again(tmp_path):
     """Without keys the content of an example would be its path."""
 
     def load(path):
@@ -193,7 +192,7 @@ def test_a_file_that_changed_is_read_again(computed, tmp_path):
         assert np.asarray(precompute(model, data).x)[0, 0] == 2 * value
 
 
-def test_a_prefix_without_a_name_is_computed_anew(computed):
+def test_precompute_computes_a_prefix_without_a_name_anew():
     for factor in (2.0, 3.0):
         model = keras.Sequential([keras.Input((12, 12, 3)), layers.Lambda(lambda x, f=factor: f * x)])
         data = examples(4)
@@ -233,39 +232,49 @@ def test_only_examples_can_be_kept():
         precompute(prefix(), tf.data.Dataset.from_tensor_slices(np.zeros((2, 12, 12, 3))).batch(2))
 
 
-def test_large_inputs_are_taken_in_blocks(monkeypatch):
-    taken = []
-    take = Dataset.take
-    monkeypatch.setattr(Dataset, "take", lambda self, rows: taken.append(len(rows)) or take(self, rows))
-    monkeypatch.setattr(module, "MAX_BLOCK_BYTES", 9 * 12 * 12 * 3 * 4)
-    model, data = prefix(), examples(11)
-    assert np.array_equal(precompute(model, data, batch_size=4).x, live(model, data.ordered(4), 4))
-    assert taken == [8, 3]
+class Watched:
+    """Rows on a disk, say; it is noted how many are taken at a time."""
+
+    def __init__(self, rows):
+        self.rows, self.shape, self.dtype, self.taken = rows, rows.shape, rows.dtype, []
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if np.ndim(index):
+            self.taken.append(len(index))
+        return self.rows[index]
 
 
-def test_functions_with_an_identity_serve_other_data(computed):
-    def named(factor):
-        def load(x):
-            return factor * x
-
-        load.identity = f"times {factor}"
-        return load
-
-    precompute(prefix(), examples(8, load=named(2)), batch_size=4)
-    precompute(prefix(), examples(8, load=named(2)).take([7, 1, 3]), batch_size=4)
-    assert sum(computed) == 8
-    precompute(prefix(), examples(8, load=named(3)), batch_size=4)
-    assert sum(computed) == 16
+def test_row_keys_batches_takes_large_inputs_in_blocks():
+    rows = Watched(examples(11).x)
+    keys = RowKeys.of(Dataset(x=rows, y=np.arange(11)), None, "")
+    batches = list(keys.batches(4, None, np.arange(11), max_block_bytes=9 * 12 * 12 * 3 * 4))
+    assert [len(batch) for batch in batches] == [4, 4, 3]
+    assert np.array_equal(np.concatenate(batches), rows.rows)
+    assert rows.taken == [8, 3]  # whole batches of at most nine
 
 
-def test_damage_is_found_and_said(computed, tmp_path):
-    kept = np.asarray(precompute(prefix(), examples(8), cache_dir=tmp_path, batch_size=4).x)
+def test_precompute_finds_functions_with_an_identity_again_for_other_data():
+    twice = [Reader(2), Reader(2)]
+    precompute(prefix(), examples(8, load=twice[0]), batch_size=4)
+    precompute(prefix(), examples(8, load=twice[1]).take([7, 1, 3]), batch_size=4)
+    assert [read.count for read in twice] == [8, 0]
+    thrice = Reader(3)
+    precompute(prefix(), examples(8, load=thrice), batch_size=4)
+    assert thrice.count == 8
+
+
+def test_precompute_finds_damage(tmp_path):
+    read = Reader()
+    kept = np.asarray(precompute(prefix(), examples(8, load=read), cache_dir=tmp_path, batch_size=4).x)
     (file,) = tmp_path.rglob("0.npy")
     data = bytearray(file.read_bytes())
     data[-3] ^= 16
     file.write_bytes(data)
-    again = precompute(prefix(), examples(8), cache_dir=tmp_path, batch_size=4).x
-    assert sum(computed) == 16
+    again = precompute(prefix(), examples(8, load=read), cache_dir=tmp_path, batch_size=4).x
+    assert read.count == 16
     assert np.array_equal(kept, again)
 
 
@@ -287,7 +296,7 @@ def test_half_precision_of_the_model_is_kept_as_it_is():
     assert np.array_equal(kept.x, live(model, examples().ordered(4), 4))
 
 
-# Below: phases, as tune runs them.
+# Below: phases, as fine_tune runs them.
 
 
 def net():
@@ -295,7 +304,7 @@ def net():
     x = entry = keras.Input((16, 16, 3))
     for i, filters in enumerate((4, 6, 8)):
         x = layers.Conv2D(filters, 3, 2, padding="same", activation="relu", name=f"down{i}")(x)
-        x = layers.BatchNormalization(name=f"norm{i}")(x)
+        x = layers.BatchNormalization()(x) if i == 1 else x
     x = layers.Dense(3, "softmax", name="out")(layers.GlobalAveragePooling2D()(x))
     model = keras.Model(entry, x)
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -307,13 +316,47 @@ def pictures(n=24, seed=0, **more):
     return Dataset(x=x, y=np.arange(n) % 3, **more)
 
 
-def phases(*trains, views=1, epochs=1):
-    return Plan([Phase(name=f"p{i}", epochs=epochs, train=t, views=views) for i, t in enumerate(trains)])
+def phases(*trains, **options):
+    return Plan([Phase(name=f"p{i}", train=t, **{"epochs": 1, "views": 1} | options) for i, t in enumerate(trains)])
 
 
-def run(plan, n=24, model=None, **more):
+def phase_features(plan, read=None, model=None, augment=noise):
+    """Return a function of a phase's number that computes its features, as fine_tune does before it trains."""
     model = model or net()
-    history = fine_tune(model, plan, pictures(n, augment=noise, **more), validation_data=pictures(8, 1), batch_size=8)
+    flat = flatten_model(model)
+
+    def cut(train):
+        freeze(model, train)
+        return find_cut_point(flat)
+
+    cuts = [cut(phase.train) for phase in plan], [cut(n) for n in range(len(stages_of(model)) - 1)]
+    data = pictures(augment=augment, load=read), pictures(8, 1, load=read)
+    return lambda index: precompute_phase(flat, *cuts, plan, index, *data, batch_size=8)
+
+
+def arrays(features):
+    return [np.asarray(part.x) for part in (features.train, features.validation)]
+
+
+def cached_rows():
+    return [table["rows"] for table in list_cache() if table["rows"]]
+
+
+class CountFromHere(TuneCallback):
+    """The checks before a run read some pictures too: count from there."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.read = read
+
+    def on_preflight(self, findings):
+        self.read.count = 0
+
+
+def run(plan, seed=0, read=None):
+    model, data = net(), (pictures(augment=noise, load=read), pictures(8, 1, load=read))
+    callbacks = [] if read is None else [CountFromHere(read)]
+    history = fine_tune(model, plan, data[0], validation_data=data[1], batch_size=8, seed=seed, callbacks=callbacks)
     return model, history
 
 
@@ -321,53 +364,43 @@ def weights(model):
     return [w.numpy() for w in model.weights]
 
 
-def test_one_pass_serves_the_phases_that_follow(computed):
-    run(phases("head", 1, 2))
-    assert sum(computed) == 24 + 8
+def test_one_pass_serves_the_phases_that_follow_and_another_plan_with_another_seed():
+    read = Reader()
+    run(phases("head", 1, 2), read=read)
+    assert read.count == 24 + 8
+    run(phases(2, epochs=3), seed=9, read=read)
+    assert read.count == 0
 
 
-def test_a_later_phase_with_more_views_computes_those(computed):
+def test_precompute_phase_computes_the_further_views_of_a_later_phase():
+    read = Reader()
     plan = [Phase(name="a", epochs=1, train="head", views=1), Phase(name="b", epochs=3, train=1, views=3)]
-    run(Plan(plan))
-    assert sum(computed) == 24 + 8 + 2 * 24
+    features = phase_features(Plan(plan), read)
+    features(0)
+    assert read.count == 24 + 8
+    assert features(1).train.views == 3
+    assert read.count == 24 + 8 + 2 * 24
 
 
-def test_another_plan_and_another_seed_find_what_is_there(computed):
-    run(phases("head", 2))
-    assert sum(computed) == 32
-    model = net()
-    fine_tune(model, phases("head"), pictures(augment=noise), validation_data=pictures(8, 1), batch_size=8, seed=9)
-    assert sum(computed) == 32
-    run(phases(2, epochs=3))
-    assert sum(computed) == 32
+def test_precompute_phase_starts_from_the_nearest_cached_features(monkeypatch, tmp_path):
+    """Cached at the second stage: the third is computed from there, and not from the pictures."""
+    read = Reader()
+    phase_features(phases(2), read)(0)
+    assert read.count == 32
+    near = phase_features(phases(1), read)(0)
+    assert read.count == 32
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path))
+    cold = phase_features(phases(1), read)(0)
+    assert read.count == 64
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(near), arrays(cold), strict=True))
 
 
-def test_the_nearest_earlier_place_is_where_it_begins(monkeypatch):
-    """Kept at the second stage: the third is computed from there, and not from the pictures."""
-    begun = []
-    part = phase_module.submodel
-
-    def watched(flat, begin=None, end=None):
-        made = part(flat, begin, end)
-        begun.append((None if begin is None else tuple(begin[0].shape[1:]), [tuple(t.shape[1:]) for t in made.outputs]))
-        return made
-
-    one, _ = run(phases(2))
-    one, first = run(phases(1))
-    monkeypatch.setattr(phase_module, "submodel", watched)
-    monkeypatch.setenv("THAW_CACHE", os.environ["THAW_CACHE"] + "-fresh")
-    run(phases(2))
-    assert ((8, 8, 4), [(4, 4, 6)]) not in begun
-    two, second = run(phases(1))
-    assert ((8, 8, 4), [(4, 4, 6)]) in begun
-    assert first.history["loss"] == second.history["loss"]
-    assert all(np.array_equal(a, b) for a, b in zip(weights(one), weights(two)))
-
-
-def test_what_moved_before_is_not_taken(computed):
-    """After the whole net has moved, what was kept of its old weights is of no use."""
-    run(phases("head", "all", 1))
-    assert sum(computed) == 32 + 32
+def test_features_of_weights_that_moved_are_computed_anew():
+    """After the whole net has moved, what was cached of its old weights is of no use."""
+    phase_features(phases("head"))(0)
+    assert cached_rows() == [32]
+    run(phases("all", "head"))
+    assert cached_rows() == [32, 32]
 
 
 def test_a_run_that_goes_on_without_what_was_kept(tmp_path, monkeypatch):
@@ -399,32 +432,29 @@ def test_a_run_that_goes_on_without_what_was_kept(tmp_path, monkeypatch):
     assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(whole)))
 
 
-def test_without_room_the_model_is_computed_whole(computed, monkeypatch):
+def test_precompute_phase_without_room_cannot_split(monkeypatch):
     monkeypatch.setenv("THAW_CACHE_GB", "0.000001")
-    _, history = run(phases("head"))
-    assert sum(computed) == 0
-    (note,) = [note for note in history.notes if "every epoch" in note]
-    assert "features do not fit into the 0.0 GB that the cache may take" in note
+    with pytest.raises(CannotSplit, match=r"features do not fit into the 0\.0 GB that the cache may take"):
+        phase_features(phases("head"))(0)
+    assert cached_rows() == []
 
 
-def test_what_later_phases_need_is_left_out_where_there_is_no_room(computed, monkeypatch):
+def test_precompute_phase_leaves_out_what_later_phases_need_where_there_is_no_room(monkeypatch):
     row = 4 * 8 + 16
     monkeypatch.setenv("THAW_CACHE_GB", str((32 * row + 10_000) / 1e9))
-    _, history = run(phases("head", 2), 24)
+    features = phase_features(phases("head", 2))
     # The second phase needs 8 x 8 x 4 numbers for each: too much beside the first, and too much at all.
-    assert sum(computed) == 32
-    assert any('Phase "p0": the frozen layers were computed once' in note for note in history.notes)
-    assert any('Phase "p1": all of the model' in note and "do not fit" in note for note in history.notes)
+    (note,) = features(0).notes
+    assert 'Phase "p0": the frozen layers were computed once' in note
+    assert cached_rows() == [32]
+    with pytest.raises(CannotSplit, match="do not fit"):
+        features(1)
 
 
-def test_augmentation_inside_the_model_stays_alive():
-    model = net()
+def test_precompute_phase_keeps_augmentation_inside_the_model_alive():
     x = layers.RandomFlip()(entry := keras.Input((16, 16, 3)))
-    model = keras.Model(entry, model(x))
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    history = fine_tune(model, phases("head"), pictures(), validation_data=pictures(8, 1), batch_size=8)
-    (note,) = [note for note in history.notes if "every epoch" in note]
-    assert re.search(r"random_flip\w* augments at random inside the model", note)
+    with pytest.raises(CannotSplit, match=r"random_flip\w* augments at random inside the model"):
+        phase_features(phases("head"), model=keras.Model(entry, net()(x)), augment=None)(0)
 
 
 def test_what_only_this_run_can_use_is_gone_afterwards():
@@ -436,95 +466,79 @@ def test_what_only_this_run_can_use_is_gone_afterwards():
     assert [p for p in store.folder.iterdir() if p.is_dir()] == []
 
 
-def test_half_precision_never_begins_in_the_middle(computed):
+def test_half_precision_never_begins_in_the_middle(monkeypatch, tmp_path):
     """What was rounded at another place would give other bits."""
-
-    def half(*trains):
-        return Plan([Phase(name=f"{t}", epochs=1, train=t, views=1, cache_dtype="float16") for t in trains])
-
-    run(half(2))
-    _, after = run(half("head"))
-    assert sum(computed) == 64
-    os.environ["THAW_CACHE"] += "-empty"
-    _, cold = run(half("head"))
-    assert after.history["loss"] == cold.history["loss"]
+    read = Reader()
+    phase_features(phases(2, cache_dtype="float16"), read)(0)
+    after = phase_features(phases("head", cache_dtype="float16"), read)(0)
+    assert read.count == 64
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path))
+    cold = phase_features(phases("head", cache_dtype="float16"), read)(0)
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(after), arrays(cold), strict=True))
 
 
-def test_live_phases_say_so():
-    _, history = run(Plan([Phase(name="a", epochs=1, train="head")]))
-    (note,) = [note for note in history.notes if 'Phase "a"' in note]
-    assert "all of the model is computed in every epoch: its examples are augmented differently" in note
+def test_precompute_phase_cannot_cache_what_is_augmented_differently_in_every_epoch():
+    with pytest.raises(CannotSplit, match=r"its examples are augmented differently in every epoch \(views = 0\)"):
+        phase_features(phases("head", views=0))(0)
 
 
-def test_without_augmentation_there_is_nothing_new_in_an_epoch(computed):
-    model = net()
-    fine_tune(
-        model, Plan([Phase(name="a", epochs=2, train="head")]), pictures(), validation_data=pictures(8, 1), batch_size=8
-    )
-    assert sum(computed) == 32
+def test_precompute_phase_without_augmentation_computes_each_example_once():
+    features = phase_features(phases("head", epochs=2, views=0), augment=None)(0)
+    assert cached_rows() == [32]
+    assert features.train.views is None
 
 
-def test_the_runtime_is_chosen_once_for_good(monkeypatch):
+def dense(name, *units):
+    return keras.Sequential([keras.Input((1024,)), *map(layers.Dense, units)], name=name)
+
+
+@needs_openvino
+def test_choose_runtime_measures_once_and_for_good():
     """A choice by time may fall one way today and the other way tomorrow; the bits would differ."""
-    chosen = []
+    x = np.random.default_rng(0).normal(size=(511, 1024)).astype("float32")
+    many, few = Dataset(x=x[:256]), Dataset(x=x[256:])
+    small, large = dense("small", 2), dense("large", 4096, 2)  # a billion operations for a batch of 128
+    precompute(small, many, batch_size=128)
+    assert list(FeatureCache().folder.glob("*.runtime")) == []
+    expected = precompute(large, many, batch_size=128).x
+    (chosen,) = FeatureCache().folder.glob("*.runtime")
+    assert chosen.read_text() in ("tensorflow", "openvino")
+    # Now as if the other one had been the faster that day, whichever it was.
+    for name in ("openvino", "tensorflow"):
+        chosen.write_text(name)
+        np.testing.assert_allclose(precompute(large, many, batch_size=128).x, expected, rtol=1e-3, atol=1e-4)
+        assert chosen.read_text() == name
+        if name == "openvino":
+            precompute(large, few, batch_size=128)  # for so few it is TensorFlow in any case
+    rows = {(table["about"]["model"], table["about"]["runtime"]): table["rows"] for table in list_cache()}
+    assert rows == {("small", "tensorflow"): 256, ("large", "openvino"): 256, ("large", "tensorflow"): 511}
 
-    class Quick:
-        note = ""
 
-        def __init__(self, name):
-            self.name = name
+@needs_openvino
+def test_feature_extraction_runs_in_tensorflow_what_openvino_cannot_do_after_all():
+    """OpenVINO was chosen for another cut through the model; what is behind it cannot be converted, and it is said."""
 
-        def __call__(self, x):
-            return [np.zeros((len(x), 8), "float32")]
+    class Bits(layers.Layer):
+        def call(self, x):
+            return tf.bitcast(x, tf.int32)
 
-    def fake(model, batch_size, *, runtime="auto", examples=None):
-        chosen.append(runtime)
-        return Quick("openvino" if runtime == "auto" else runtime)
-
-    monkeypatch.setattr(module, "inference_runner", fake)
-    monkeypatch.setattr(module, "MIN_BATCH_OPERATIONS_TO_CONVERT", 0)
+    model, data = keras.Sequential([keras.Input((12, 12, 3)), Bits()]), examples(4)
+    extraction = FeatureExtraction(FeatureCache(), [RowKeys.of(data, None, "")], 4, "float32", "")
+    run = extraction.runner(model, "openvino")
     for _ in range(2):
-        precompute(prefix(), examples(300), batch_size=32)
-    assert chosen == ["auto", "openvino"]
-    precompute(prefix(), examples(200), batch_size=32)
-    assert chosen[2:] == ["tensorflow"]
-    monkeypatch.setattr(module, "MIN_BATCH_OPERATIONS_TO_CONVERT", 1e9)
-    precompute(prefix(), examples(300), batch_size=32)
-    assert chosen[3:] == ["tensorflow"]
-
-
-def test_openvino_that_cannot_do_it_after_all(monkeypatch):
-    """Chosen before, for this place; now it gives other numbers: TensorFlow, and it is said."""
-    monkeypatch.setattr(module, "MIN_BATCH_OPERATIONS_TO_CONVERT", 0)
-    monkeypatch.setattr(module, "MIN_EXAMPLES_TO_CONVERT", 0)
-    model, data = prefix(), examples(8)
-    call = module.inference_runner
-
-    class Wrong:
-        name, note = "openvino", ""
-
-        def __call__(self, x):
-            raise ValueError("OpenVINO cannot be used: its numbers differ.")
-
-    def fake(model, batch_size, *, runtime="auto", examples=None):
-        return Wrong() if runtime == "openvino" else call(model, batch_size, runtime="tensorflow")
-
-    monkeypatch.setattr(module, "inference_runner", fake)
-    keep = module.FeatureExtraction(FeatureCache(), [module.RowKeys.of(data, None, "")], 4, "float32", "")
-    run = keep.runner(model, "openvino")
-    assert np.array_equal(run(data.x[:4])[0], live(model, data.ordered(4), 4)[:4])
-    assert keep.notes == ["TensorFlow is used: OpenVINO cannot be used: its numbers differ."]
+        assert np.array_equal(run(data.x)[0], data.x.view("int32"))
+    (note,) = extraction.notes
+    assert note.startswith("TensorFlow is used: OpenVINO cannot be used: OpenVINO does not take the model")
 
 
 @pytest.mark.slow
 def test_a_kill_in_the_middle_and_two_at_once(tmp_path, python):
     """What was complete stays, what was not is computed; two processes at the same rows both succeed."""
     code = """
-        import os, sys, numpy as np, keras, tensorflow
+        import os, numpy as np, keras, tensorflow
         from thaw import Dataset
-        from thaw.features import store
-        from thaw.features.precompute import precompute
-        store.SHARD_BYTES = 4000
+        from thaw.features.extraction import FeatureExtraction, RowKeys
+        from thaw.features.store import FeatureCache
 
         def job(name):  # in a child: TensorFlow has done nothing yet, so it is as good as a new process
             how, cache, _ = name.split("-")
@@ -537,7 +551,13 @@ def test_a_kill_in_the_middle_and_two_at_once(tmp_path, python):
                 done.append(i)
                 if how == "kill" and i == 6:
                     os.kill(os.getpid(), 9)
-            x = np.asarray(precompute(model, data, batch_size=10, progress=progress).x)
+            rows = RowKeys.of(data, None, "")  # as precompute does, in shards of 18 rows
+            extraction = FeatureExtraction(FeatureCache(shard_bytes=4000), [rows], 10, "float32", "")
+            cut = extraction.cut_point(model)
+            runner = extraction.choose_runtime(model, [cut])
+            table = extraction.table(cut, runner.name)
+            extraction.fill(runner, [table], progress=progress)
+            x = np.asarray(rows.cached(table).x)
             print(name, len(done), x.tobytes().hex()[:4000], flush=True)
             os._exit(0)
 

@@ -1,12 +1,12 @@
 """Every form of labelled data gives the same labels and probabilities."""
 
-import sys
+import importlib.util
 
 import numpy as np
 import pytest
 
 from thaw.data.dataset import Dataset
-from thaw.features.predictions import batch_probabilities, predict_proba, predict_proba_with_labels
+from thaw.features.predictions import predict_proba, predict_proba_with_labels
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(10, 3)).astype("float32"), RNG.integers(0, 3, 10)
@@ -71,25 +71,43 @@ def test_predict_proba_does_not_augment(model):
     assert predict_proba(model, examples).argmax(axis=1).tolist() == X.argmax(axis=1).tolist()
 
 
-def test_the_number_of_examples_is_passed_on_where_it_is_known(model, monkeypatch):
-    home, counts = sys.modules["thaw.features.predictions"], []
-    monkeypatch.setattr(
-        home,
-        "batch_probabilities",
-        lambda *a, examples: counts.append(examples) or batch_probabilities(*a, examples=examples),
-    )
-    unknown = dataset(Y).batch(5).filter(lambda x, y: True)
-    for data in ((X, Y), (Dataset(x=X, y=Y),), (dataset(Y).batch(5),), (unknown,)):
-        predict_proba_with_labels(model, *data, batch_size=5)
-    predict_proba_with_labels(model, X, Y, runtime="tensorflow")
-    assert counts == [10, 10, 10, None, None]
+def test_predict_proba_looks_for_the_fastest_runtime_where_many_examples_are_known(monkeypatch):
+    import keras
+    import tensorflow as tf
+
+    class Own(keras.Model):
+        """Without a graph nobody knows how long it takes."""
+
+        def call(self, x):
+            return keras.ops.softmax(x)
+
+    asked = []
+    monkeypatch.setattr(importlib.util, "find_spec", asked.append)  # is another runtime looked for?
+    model, x, y = Own(), np.repeat(X[:1], 256, axis=0), np.repeat(Y[:1], 256)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(64)
+    unknown = batches.filter(lambda x, y: True)
+    for data, looked_for in (
+        ((x, y), True),
+        ((Dataset(x=x, y=y),), True),
+        ((batches,), True),
+        ((x[:255], y[:255]), False),
+        ((batches.take(3),), False),
+        ((unknown,), False),
+    ):
+        predict_proba_with_labels(model, *data, batch_size=64)
+        assert asked == ["openvino"] * looked_for
+        asked.clear()
+    predict_proba(model, x, batch_size=64)
+    assert asked == ["openvino"]
+    predict_proba_with_labels(model, x, y, runtime="tensorflow")
+    assert asked == ["openvino"]
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (lambda: (dataset(Y).batch(4).repeat(),), "never ends; measure on one without repeat"),
-        (lambda: (dataset(np.full((10, 3), 1 / 3)).batch(4),), "shares of 3 classes"),
+        (lambda: (dataset(np.full((10, 3), 1 / 3)).batch(4),), "rows of 3 numbers that are not one-hot"),
         (lambda: (dataset(Y + 0.5).batch(4),), "labels are float64 .* expected one class number"),
         (lambda: (dataset(np.zeros((10, 2))).batch(4),), r"labels are float64 of shape \(10, 2\)"),
         (lambda: (dataset(Y).batch(4).map(lambda x, y: x),), "inputs and no labels"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 keras = pytest.importorskip("keras")
+tf = pytest.importorskip("tensorflow")
 from keras import layers
 
 from thaw._keras import graph_nodes
@@ -104,10 +105,10 @@ def test_the_layers_are_as_they_were(tmp_path):
 def test_nothing_stands_still_in_front():
     model = net()
     freeze(model, "all")
-    with pytest.raises(CannotSplit, match="no frozen layer with weights in front of the trainable layers"):
+    with pytest.raises(CannotSplit, match="no frozen layer with weights before the trainable layers"):
         split_model(model)
     freeze(model, ("stage1",))
-    with pytest.raises(CannotSplit, match="no frozen layer with weights in front of the trainable layers"):
+    with pytest.raises(CannotSplit, match="no frozen layer with weights before the trainable layers"):
         split_model(model)
     model.trainable = False
     with pytest.raises(CannotSplit, match=r"No weights of .* are trainable"):
@@ -129,6 +130,14 @@ def test_randomness_inside_what_stands_still_is_not_kept():
 # ----------------------------------------------------------------- what crosses
 
 
+def train_once(model, x):
+    """A step of training without ``fit``, which would have to be traced."""
+    with tf.GradientTape() as tape:
+        loss = sum(tf.reduce_mean((output - 1) ** 2) for output in keras.tree.flatten(model(x, training=True)))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    keras.optimizers.SGD(0.1).apply(gradients, model.trainable_variables)
+
+
 def same(model, x, train):
     """Cut the model and compare: prefix and suffix are the model, before and after a step of training."""
     freeze(model, train)
@@ -143,8 +152,7 @@ def same(model, x, train):
     assert_equal(suffix(kept, training=False), before)
     for variable in model.trainable_variables:
         variable.assign(np.random.default_rng(7).normal(size=variable.shape))
-    suffix.compile(keras.optimizers.SGD(0.1), "mse")
-    suffix.fit(kept, keras.tree.map_structure(np.ones_like, before), verbose=0)
+    train_once(suffix, kept)
     after = model(x, training=False)
     assert not np.array_equal(keras.tree.flatten(before)[0], keras.tree.flatten(after)[0])
     assert_equal(prefix(x, training=False), kept)  # what stands still stood still
@@ -197,8 +205,7 @@ def test_two_tensors_cross_a_net_with_skips():
     prefix, suffix = split_model(model)
     assert "norm_moved" in [layer.name for layer in prefix.layers]
     assert shapes(prefix.outputs) == [(4, 4, 5), (4, 4, 4)] or shapes(prefix.outputs) == [(4, 4, 4), (4, 4, 5)]
-    suffix.compile(keras.optimizers.SGD(0.1), "mse")
-    suffix.fit(prefix(pictures()), np.ones((8, 3)), verbose=0)
+    train_once(suffix, prefix(pictures()))
     assert_equal(suffix(prefix(pictures())), model(pictures()))
 
 
@@ -218,7 +225,6 @@ def transformer(blocks=3, dropout=0.1):
     return keras.Model(entry, layers.Dense(3, name="classes")(layers.GlobalAveragePooling1D(name="pool")(x)))
 
 
-@pytest.mark.slow
 def test_a_transformer_with_a_mask_and_dropout():
     model = transformer()
     prefix, _ = same(model, words(), 1)
@@ -351,7 +357,7 @@ def test_a_backbone_of_keras_hub(form):
     keras_hub = pytest.importorskip("keras_hub")
     keras.utils.set_random_seed(0)
     bert = keras_hub.models.BertBackbone(
-        vocabulary_size=30, num_layers=3, num_heads=2, hidden_dim=8, intermediate_dim=12, max_sequence_length=9
+        vocabulary_size=30, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=12, max_sequence_length=9
     )
     if form == "nested":
         entry = {name: keras.Input((7,), dtype="int32", name=name) for name in bert.input}
@@ -368,9 +374,8 @@ def test_a_backbone_of_keras_hub(form):
     assert all(is_random(layer) for layer in prefix.layers if type(layer).__name__ == "TransformerEncoder")
     kept = prefix(x)
     assert_equal(suffix(kept), model(x))
-    suffix.compile(keras.optimizers.SGD(0.1), "mse")
     before = model(x)
-    suffix.fit(kept, np.ones((6, 3)), verbose=0)
+    train_once(suffix, kept)
     assert not np.array_equal(model(x), before)
     assert_equal(suffix(kept), model(x))
 
@@ -473,7 +478,7 @@ class ReadsMask(layers.Layer):
 
 @pytest.mark.filterwarnings("ignore:Layer 'reads'")  # Keras says that it destroys the mask
 def test_a_mask_that_a_layer_takes_from_the_tensor_itself():
-    """A tensor that was kept carries none: only a place behind such a layer, or in front of the mask, will do."""
+    """A tensor that was kept carries none: only a place behind such a layer, or before the mask, will do."""
     keras.utils.set_random_seed(0)
     entry = keras.Input((7,), dtype="int32")
     x = layers.Dense(8, name="low")(layers.Embedding(20, 8, mask_zero=True)(entry))
@@ -500,7 +505,7 @@ def test_where_keeping_costs_more_than_computing():
 
 
 def test_a_little_earlier_where_that_is_much_smaller():
-    """1,024 numbers cross behind a cheap layer, 16 in front of it; behind a dear one the 1,024 are kept."""
+    """1,024 numbers cross behind a cheap layer, 16 before it; behind a dear one the 1,024 are kept."""
     for width, kept in ((4, (16,)), (4096, (1024,))):
         entry = keras.Input((64, width))
         x = layers.Dense(16, name="low")(layers.GlobalAveragePooling1D()(entry))

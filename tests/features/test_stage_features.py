@@ -1,5 +1,6 @@
 """What leaves each stage is what a model cut there puts out, and nothing notices that it was looked at."""
 
+import importlib.util
 import random
 
 import keras
@@ -8,8 +9,8 @@ import pytest
 from keras import layers
 
 from thaw.data.dataset import Dataset
-from thaw.features import stage_features as home
-from thaw.features.stage_features import stage_features
+from thaw.features.inference import inference_runner
+from thaw.features.stage_features import pooled_stages, stage_features
 from thaw.models.stages import stages_of
 
 RNG = np.random.default_rng(0)
@@ -100,19 +101,24 @@ def test_all_forms_of_data_say_the_same():
     assert stage_features(model, uneven)[0]["stage3"] == pytest.approx(expected[:9], abs=1e-6)
 
 
-def test_in_openvino_too(monkeypatch):
+def test_pooled_stages_give_the_same_in_openvino():
     pytest.importorskip("openvino")
-    monkeypatch.setattr(
-        "thaw.features.inference.MIN_OPERATIONS_TO_CONVERT", 0
-    )  # as if there were so much to do that converting pays
-    monkeypatch.setattr("thaw.features.inference.MIN_SPEEDUP", 0)
-    made, real = [], home.inference_runner
-    monkeypatch.setattr(home, "inference_runner", lambda *a, **k: made.append(real(*a, **k)) or made[-1])
-    x, y = np.tile(X, (30, 1, 1, 1)), np.tile(Y, 30)
-    found = stage_features(net(nested=True), x, y)[0]
-    assert made[0].name == "openvino"
-    for name, rows in stage_features(net(), 2 * X, Y)[0].items():
-        assert found[name] == pytest.approx(np.tile(rows, (30, 1)), abs=1e-4)
+    _, names, pooled = pooled_stages(net(nested=True))
+    found = inference_runner(pooled, 11, runtime="openvino")(X)
+    expected = stage_features(net(), 2 * X, Y)[0]
+    assert list(names) == list(expected)
+    for rows, own in zip(found, expected.values(), strict=True):
+        assert rows == pytest.approx(own, abs=1e-4)
+
+
+def test_stage_features_looks_for_the_fastest_runtime_where_there_are_many_examples(monkeypatch):
+    asked = []
+    monkeypatch.setattr(importlib.util, "find_spec", asked.append)  # which also says that there is no other
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dense(2)])
+    for n, looked_for in ((256, ["openvino"]), (255, [])):
+        asked.clear()
+        stage_features(model, np.ones((n, 3), "float32"), np.arange(n), batch_size=128)
+        assert asked == looked_for
 
 
 def test_some_of_the_examples():
@@ -176,7 +182,9 @@ def state(model):
 
 def test_nothing_is_changed_also_after_an_error():
     model = net(counts=True, nested=True)
-    model.fit(X, np.zeros((11, 3)), verbose=0)
+    model.optimizer.build(model.trainable_variables)
+    for variable in model.optimizer.variables:
+        variable.assign(variable + 1)  # as after some training
     model.get_layer("inside").get_layer("first").trainable = False
     before = state(model)
     stage_features(model, X, Y, batch_size=4)
@@ -196,14 +204,16 @@ def test_nothing_is_changed_also_after_an_error():
     assert state(model) == before
 
 
-def test_training_goes_on_as_if_nothing_had_been():
+def test_training_goes_on_after_stage_features_as_without():
     def losses(look):
-        model = net()
         keras.utils.set_random_seed(5)
+        x = layers.BatchNormalization()(layers.Dense(4)(given := keras.Input((3,))))
+        model = keras.Model(given, layers.Dense(2)(layers.Dropout(0.5)(x, training=True)))
+        model.compile("adam", "mse", run_eagerly=True)
         if look:
-            stage_features(model, X, Y)
+            stage_features(model, X[:, 0, 0], Y)
         drawn = keras.random.normal((2,)).numpy().tolist()
-        return drawn, model.fit(X, np.zeros((11, 3)), epochs=2, verbose=0).history["loss"]
+        return drawn, model.fit(X[:, 0, 0], np.zeros((11, 2)), batch_size=4, verbose=0).history["loss"]
 
     assert losses(True) == losses(False)
 

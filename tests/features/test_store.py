@@ -42,8 +42,14 @@ def fill(table, ids):
         writer.add(ids, values(ids))
 
 
-def table_in(folder, key=KEY, budget=1e9):
-    return FeatureCache(folder.parent, budget).table(key, {"model": "small"}, TENSORS)
+def table_in(folder, key=KEY, budget=1e9, shard_rows=1000):
+    cache = FeatureCache(folder.parent, budget, shard_bytes=shard_rows * ROW)
+    return cache.table(key, {"model": "small"}, TENSORS)
+
+
+def small_table_in(folder, key=KEY, budget=1e9):
+    """A table with shards of four rows."""
+    return table_in(folder, key, budget, shard_rows=4)
 
 
 def check(table, ids):
@@ -67,12 +73,6 @@ def folder(tmp_path):
     return folder
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Shards of four rows."""
-    monkeypatch.setattr(module, "SHARD_BYTES", 4 * ROW)
-
-
 def python(code, *arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -84,14 +84,13 @@ def python(code, *arguments, **options):
     )
 
 
-# What a process does in these tests: keeps rows a few at a time, in shards of four.
+# What a process does in these tests: keeps rows one at a time, in shards of so many.
 WRITER = f"""
 import sys, time
 import numpy as np
-import thaw.features.store as module
-module.SHARD_BYTES = 4 * {ROW}
-folder, begin, end, pause = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-table = module.FeatureCache(folder, 1e9).table({KEY!r}, {{}}, {TENSORS!r})
+from thaw.features.store import FeatureCache
+folder, begin, end, pause, shard_rows = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *map(float, sys.argv[4:])
+table = FeatureCache(folder, 1e9, shard_bytes=shard_rows * {ROW}).table({KEY!r}, {{}}, {TENSORS!r})
 with table.writer(end - begin) as writer:
     for i in range(begin, end):
         first = (i * 10.0 + np.arange(6.0)).astype("float32").reshape(1, 2, 3)
@@ -101,10 +100,10 @@ with table.writer(end - begin) as writer:
 """
 
 
-def test_cache_returns_rows_in_another_object(folder, small):
+def test_cache_returns_rows_in_another_object(folder):
     ids = ids_of(*range(11))
-    fill(table_in(folder), ids)
-    again = table_in(folder)
+    fill(small_table_in(folder), ids)
+    again = small_table_in(folder)
     assert [len(np.load(s / "ids.npy")) for s in shards(folder)] == [4, 4, 3]
     assert not again.missing(ids).any()
     check(again, ids[::-1])
@@ -121,8 +120,8 @@ def test_an_id_is_content_and_variant(folder):
     assert table.missing(wanted).tolist() == [False, True, True, False, True]
 
 
-def test_missing_then_added_then_there(folder, small):
-    table = table_in(folder)
+def test_missing_then_added_then_there(folder):
+    table = small_table_in(folder)
     assert table.missing(ids_of(1, 2)).tolist() == [True, True]
     fill(table, ids_of(2))
     assert table.missing(ids_of(1, 2)).tolist() == [True, False]
@@ -132,8 +131,8 @@ def test_missing_then_added_then_there(folder, small):
     check(table, ids_of(1, 2, 1))
 
 
-def test_rows_of_views(folder, small):
-    table = table_in(folder)
+def test_rows_of_views(folder):
+    table = small_table_in(folder)
     ids = np.stack([ids_of(*range(7), variant=v) for v in (3, 9)])
     fill(table, ids.reshape(-1, 2))
     rows, numbers = table.rows(ids)
@@ -161,12 +160,10 @@ def test_rows_against_a_dict(tmp_path_factory, data):
     pair = st.tuples(st.integers(-3, 3), st.integers(0, 2))
     kept = {}
     for version, batch in enumerate(data.draw(st.lists(st.lists(pair, min_size=1, max_size=6), max_size=4))):
-        table = FeatureCache(folder, 1e9).table(KEY, {}, [((1,), "float32")])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "SHARD_BYTES", 20 * data.draw(st.integers(1, 4)))
-            with table.writer(len(batch)) as writer:
-                ids = np.array(batch, np.int64)
-                writer.add(ids, [np.arange(len(batch), dtype="float32")[:, None] + 100 * version])
+        cache = FeatureCache(folder, 1e9, shard_bytes=20 * data.draw(st.integers(1, 4)))
+        with cache.table(KEY, {}, [((1,), "float32")]).writer(len(batch)) as writer:
+            ids = np.array(batch, np.int64)
+            writer.add(ids, [np.arange(len(batch), dtype="float32")[:, None] + 100 * version])
         for i, one in enumerate(batch):
             kept[one] = kept.get(one, set()) | {i + 100.0 * version}
     asked = data.draw(st.lists(pair, min_size=1, max_size=8))
@@ -187,20 +184,20 @@ def test_rows_against_a_dict(tmp_path_factory, data):
 
 @pytest.mark.parametrize("name", ["ids.npy", "0.npy", "1.npy", "shard.json"])
 @pytest.mark.parametrize("at", [0.0, 0.5, 0.999])
-def test_cache_detects_a_flipped_byte_and_drops_only_its_shard(folder, small, name, at):
+def test_cache_detects_a_flipped_byte_and_drops_only_its_shard(folder, name, at):
     ids = ids_of(*range(8))
-    fill(table_in(folder), ids)
+    fill(small_table_in(folder), ids)
     file = shards(folder)[1] / name
     content = bytearray(file.read_bytes())
     content[int(at * len(content))] ^= 0x11
     file.write_bytes(content)
-    table = table_in(folder)
+    table = small_table_in(folder)
     assert table.missing(ids).tolist() == [False] * 4 + [True] * 4
-    assert len(table.notes) == 1
-    assert "were damaged and are computed again" in table.notes[0]
+    assert len(table.cache.notes) == 1
+    assert "were damaged and are computed again" in table.cache.notes[0]
     assert len(shards(folder)) == 1
     fill(table, ids[4:])
-    check(table_in(folder), ids)
+    check(small_table_in(folder), ids)
 
 
 @pytest.mark.parametrize("name", ["ids.npy", "0.npy", "shard.json"])
@@ -214,17 +211,17 @@ def test_cache_detects_an_incomplete_shard(folder, name, how):
         file.write_bytes(content[:-1] if how == "cut" else content + b"!")
     table = table_in(folder)
     assert table.missing(ids_of(1, 2)).all()
-    assert len(table.notes) == 1
+    assert len(table.cache.notes) == 1
     assert shards(folder) == []
 
 
-def test_what_nobody_asks_for_is_not_read(folder, small):
+def test_what_nobody_asks_for_is_not_read(folder):
     ids = ids_of(*range(8))
-    fill(table_in(folder), ids)
+    fill(small_table_in(folder), ids)
     (shards(folder)[1] / "0.npy").write_bytes(b"")
-    table = table_in(folder)
+    table = small_table_in(folder)
     assert not table.missing(ids[:4]).any()
-    assert table.notes == []
+    assert table.cache.notes == []
 
 
 def test_an_error_that_says_nothing_against_the_data_removes_nothing(folder, monkeypatch):
@@ -241,7 +238,7 @@ def test_an_error_that_says_nothing_against_the_data_removes_nothing(folder, mon
 
 
 def test_killed_in_the_middle(folder):
-    process = python(WRITER, folder.parent, 0, 1000, 0.001)
+    process = python(WRITER, folder.parent, 0, 1000, 0.001, 4)
     for _ in range(30):
         process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
@@ -253,7 +250,7 @@ def test_killed_in_the_middle(folder):
     assert kept % 4 == 0
     assert not missing[:kept].any()
     check(table, ids_of(*range(kept)))
-    assert table.notes == []
+    assert table.cache.notes == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="asks whether a process lives")
@@ -277,7 +274,7 @@ def test_left_overs_of_killed_processes_go(folder):
 
 def test_two_processes_at_once(folder):
     """Both write the same rows and some of their own; nothing is lost and nothing half-written is left."""
-    one, two = python(WRITER, folder.parent, 0, 40, 0.002), python(WRITER, folder.parent, 20, 60, 0.002)
+    one, two = python(WRITER, folder.parent, 0, 40, 0.002, 4), python(WRITER, folder.parent, 20, 60, 0.002, 4)
     for process in (one, two):
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
@@ -285,8 +282,8 @@ def test_two_processes_at_once(folder):
     assert everything(folder) == []
 
 
-def test_an_exception_keeps_what_is_whole(folder, small):
-    table = table_in(folder)
+def test_an_exception_keeps_what_is_whole(folder):
+    table = small_table_in(folder)
 
     def fail():
         with table.writer(10) as writer:
@@ -295,7 +292,7 @@ def test_an_exception_keeps_what_is_whole(folder, small):
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert table_in(folder).missing(ids_of(*range(6))).tolist() == [False] * 4 + [True] * 2
+    assert small_table_in(folder).missing(ids_of(*range(6))).tolist() == [False] * 4 + [True] * 2
 
 
 def test_what_was_not_used_for_longest_goes_first(folder):
@@ -311,12 +308,12 @@ def test_what_was_not_used_for_longest_goes_first(folder):
         check(table_in(folder, key), ids)
 
 
-def test_cache_spares_tables_that_are_written_side_by_side(folder, small):
+def test_cache_spares_tables_that_are_written_side_by_side(folder):
     """A table that is only read is evicted before them, and stays readable."""
     ids = ids_of(*range(8))
-    fill(table_in(folder, "a1"), ids)
+    fill(small_table_in(folder, "a1"), ids)
     size = sum(length for _, length, _ in DiskBudget(folder, 1e9).shards())
-    cache = FeatureCache(folder.parent, 2 * size + module.SHARD_OVERHEAD_BYTES)
+    cache = FeatureCache(folder.parent, 2 * size + module.SHARD_OVERHEAD_BYTES, shard_bytes=4 * ROW)
     early, one, two = (cache.table(key, {}, TENSORS) for key in ("a1", "b2", "c3"))
     assert cache.room() == cache.budget
     rows = early.rows(ids)[0]
@@ -327,22 +324,22 @@ def test_cache_spares_tables_that_are_written_side_by_side(folder, small):
             second.add(half, values(half))
     assert sorted(path.name for path in folder.iterdir()) == ["b2", "c3"]
     np.testing.assert_array_equal(np.asarray(rows), values(ids)[0])
-    check(table_in(folder, "b2"), ids)
-    check(table_in(folder, "c3"), ids)
+    check(small_table_in(folder, "b2"), ids)
+    check(small_table_in(folder, "c3"), ids)
     with pytest.raises(OSError, match="this run alone needs more"):
         fill(two, ids_of(*range(20, 28)))
 
 
-def test_cache_evicts_old_shards_of_the_same_table(folder, small):
+def test_cache_evicts_old_shards_of_the_same_table(folder):
     """All data sets of a user may share one table, which must not fill up."""
-    fill(table_in(folder), ids_of(*range(8)))
+    fill(small_table_in(folder), ids_of(*range(8)))
     size = sum(length for _, length, _ in DiskBudget(folder, 1e9).shards())
-    table = table_in(folder, budget=size + 4500)
+    table = small_table_in(folder, budget=size + 4500)
     assert not table.missing(ids_of(4, 5, 6, 7)).any()
     fill(table, ids_of(*range(20, 24)))
     fill(table, ids_of(*range(24, 28)))
     expected = [True] * 4 + [False] * 4
-    assert table_in(folder).missing(ids_of(*range(8))).tolist() == expected
+    assert small_table_in(folder).missing(ids_of(*range(8))).tolist() == expected
     check(table, ids_of(4, 5, 6, 7, *range(20, 28)))
 
 
@@ -375,6 +372,18 @@ def test_a_small_disk_bounds_the_room(folder, monkeypatch):
     assert FeatureCache(folder.parent).budget == (5000 + size) / 2
 
 
+def test_make_room_on_a_disk_that_is_full_of_other_things(folder, monkeypatch):
+    fill(table_in(folder, "0a"), ids_of(*range(50)))
+    disk = DiskBudget(folder, 1e9)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, 4000))
+    disk.make_room(4000, in_use=set())
+    assert len(disk.shards()) == 1  # there is room as it is
+    with pytest.raises(OSError, match=r"the disk is full at .*: free some space, or set THAW_CACHE"):
+        disk.make_room(4001, in_use=set())
+    assert disk.shards() == []
+
+
 def test_the_budget_follows_the_environment(folder, monkeypatch):
     monkeypatch.setenv("THAW_CACHE_GB", "0.5")
     assert FeatureCache(folder.parent).budget == 0.5e9
@@ -397,8 +406,8 @@ def test_the_default_folder_follows_the_environment(folder, monkeypatch):
     assert not (folder / "own").exists()  # to look leaves nothing behind
 
 
-def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing(folder, monkeypatch, small):
-    table = table_in(folder)
+def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing(folder, monkeypatch):
+    table = small_table_in(folder)
     fill(table, ids_of(*range(4)))
     calls = []
 
@@ -417,7 +426,7 @@ def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing(folder, monkeypatc
 
 def test_a_real_limit_on_the_size_of_files(folder):
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))\n"
-    process = python(code + WRITER.replace(f"4 * {ROW}", f"400 * {ROW}"), folder.parent, 0, 100, 0)
+    process = python(code + WRITER, folder.parent, 0, 100, 0, 400)
     _, said = process.communicate()
     assert "OSError: [Errno 27] the disk is full at" in said
     assert shards(folder) == []
@@ -430,55 +439,58 @@ def test_a_cache_that_cannot_be_written(folder):
         table_in(folder)
 
 
-def test_what_was_found_stays_readable_when_another_process_removes_it(folder, small):
+def test_what_was_found_stays_readable_when_another_process_removes_it(folder):
     ids = ids_of(*range(6))
-    fill(table_in(folder), ids)
-    table = table_in(folder)
+    fill(small_table_in(folder), ids)
+    table = small_table_in(folder)
     assert not table.missing(ids[:4]).any()
     assert DiskBudget(folder, 1e9).remove(folder / KEY)
     check(table, ids[:4])
     assert table.missing(ids).tolist() == [False] * 4 + [True] * 2
-    assert table.notes == []  # removed is not damaged
+    assert table.cache.notes == []  # removed is not damaged
 
 
 def test_what_is_removed_while_it_is_being_opened_is_missing_and_not_damaged(folder, monkeypatch):
     ids = ids_of(1, 2)
     fill(table_in(folder), ids)
-    table, opened = table_in(folder), module.Shard.open
+    table, read, removed = table_in(folder), np.load, []
 
-    def too_late(shard, check=True):
-        DiskBudget(folder, 1e9).remove(folder / KEY)
-        return opened(shard, check)
+    def read_and_remove(file, **options):
+        """Another process removes the table between its list of ids and its rows."""
+        rows = read(file, **options)
+        removed.append((file.name, DiskBudget(folder, 1e9).remove(folder / KEY)))
+        return rows
 
-    monkeypatch.setattr(module.Shard, "open", too_late)
+    monkeypatch.setattr(np, "load", read_and_remove)
     assert table.missing(ids).all()
-    assert table.notes == []
+    assert removed == [("ids.npy", True)]
+    assert table.cache.notes == []
 
 
-def test_more_rows_than_announced(folder, small):
-    table, ids = table_in(folder), ids_of(*range(7))
+def test_more_rows_than_announced(folder):
+    table, ids = small_table_in(folder), ids_of(*range(7))
     with table.writer(2) as writer:
         for i in range(7):
             writer.add(ids[i : i + 1], values(ids[i : i + 1]))
-    check(table_in(folder), ids)
+    check(small_table_in(folder), ids)
 
 
-def test_writer_creates_its_table_again_after_removal(folder, small):
-    table, ids = table_in(folder), ids_of(*range(8))
+def test_writer_creates_its_table_again_after_removal(folder):
+    table, ids = small_table_in(folder), ids_of(*range(8))
     with table.writer(8) as writer:
         writer.add(ids[:4], values(ids[:4]))
         DiskBudget(folder, 1e9).remove(folder / KEY)
         writer.add(ids[4:], values(ids[4:]))
     check(table, ids)
-    again = table_in(folder)
+    again = small_table_in(folder)
     assert again.missing(ids).tolist() == [True] * 4 + [False] * 4
     check(again, ids[4:])
 
 
-def test_many_threads_read_at_once(folder, small):
+def test_many_threads_read_at_once(folder):
     ids = ids_of(*range(40))
-    fill(table_in(folder), ids)
-    rows, expected, wrong = table_in(folder).rows(ids)[0], values(ids)[0], []
+    fill(small_table_in(folder), ids)
+    rows, expected, wrong = small_table_in(folder).rows(ids)[0], values(ids)[0], []
 
     def read(seed):
         draw = np.random.default_rng(seed)

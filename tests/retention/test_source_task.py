@@ -65,14 +65,11 @@ def test_a_table_and_splits(tmp_path):
     assert len(source_images(tmp_path / "old" / "table.csv", 8, outputs=2)[0]) == 2
 
 
-def test_they_are_drawn_by_content(tmp_path, monkeypatch):
-    from thaw.retention import source_tasks as module
-
-    monkeypatch.setattr(module, "MAX_SOURCE_EXAMPLES", 5)
+def test_source_images_draws_by_content(tmp_path):
     for i in range(12):
         picture(tmp_path / "one" / f"{i}.png", i)
         picture(tmp_path / "other" / f"{97 * i % 12:02}.png", i)
-    one, other = (source_images(tmp_path / name, 8)[0] for name in ("one", "other"))
+    one, other = (source_images(tmp_path / name, 8, max_examples=5)[0] for name in ("one", "other"))
     assert len(one) == 5
     assert one.content_keys.tolist() == other.content_keys.tolist()
 

@@ -9,7 +9,7 @@ keras = pytest.importorskip("keras")
 from keras import layers
 
 from thaw.data.dataset import Dataset
-from thaw.retention.budget import ALPHAS, wise_ft_search
+from thaw.retention.budget import wise_ft_search
 from thaw.retention.merging import combine_stages, interpolate_weights
 
 
@@ -125,7 +125,7 @@ def task(tuned, n=300):
     return Dataset(x=x, y=y)
 
 
-def test_a_task_that_was_forgotten_comes_back():
+def test_wise_ft_search_brings_back_a_task_that_was_forgotten():
     """BatchNorm inside, and an old head that shares the backbone."""
     keras.utils.set_random_seed(0)
     entry = keras.Input((6,))
@@ -134,10 +134,10 @@ def test_a_task_that_was_forgotten_comes_back():
     second = keras.Model(entry, layers.Dense(2)(features))
     source, target = task(False), task(True)
 
-    def fit(model, data, epochs):
+    def fit(model, data, passes):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(0.05), loss)
-        model.fit(data.x, data.y, epochs=epochs, batch_size=50, verbose=0)
+        model.fit(np.tile(data.x, (passes, 1)), np.tile(data.y, passes), batch_size=50, verbose=0)
 
     fit(first, source, 6)
     before = second.get_weights()
@@ -147,7 +147,7 @@ def test_a_task_that_was_forgotten_comes_back():
     before = combine_stages(second, before, after)
     path = functools.partial(interpolate_weights, x=inputs)
     found = wise_ft_search(
-        second, before, target, (first, source), max_forgetting=0.05, alphas=ALPHAS[::2], interpolate=path
+        second, before, target, (first, source), max_forgetting=0.05, alphas=(0, 0.4, 1), interpolate=path
     )
     start, end = found.rows[0], found.rows[-1]
     chosen = next(row for row in found.rows if row.alpha == found.alpha)
@@ -158,6 +158,6 @@ def test_a_task_that_was_forgotten_comes_back():
     assert chosen.target.value > start.target.value
     assert chosen.source.low < chosen.source.value < chosen.source.high
     table = str(found).splitlines()
-    assert len(table) == 8
+    assert len(table) == 5
     assert max(map(len, table[:-1])) <= 80
     assert sum("<- chosen" in row for row in table) == 1

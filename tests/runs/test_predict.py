@@ -49,17 +49,26 @@ def test_batches_lists_and_examples_say_the_same(model):
             assert [best["probability"] for best in found["top"]] == pytest.approx(probabilities, abs=1e-6)
 
 
-def test_predict_tells_how_many_inputs_there_are(model, monkeypatch):
-    """So that many of them go through the fastest runtime."""
-    import thaw.features.predictions as home
+def test_predict_looks_for_a_faster_runtime_where_there_are_many_inputs(monkeypatch):
+    """It counts them all, and not those of a batch. Of a model that cannot be read, nobody knows that it is small."""
+    import importlib.util
 
-    numbers, original = [], home.batch_probabilities
-    monkeypatch.setattr(
-        home, "batch_probabilities", lambda *a, examples: numbers.append(examples) or original(*a, examples=examples)
-    )
-    for inputs in (X, Dataset(x=X, y=np.zeros(2, int))):
-        predict(model, inputs, LABELS, batch_size=1)
-    assert numbers == [2, 2]
+    import keras
+
+    class Unreadable(keras.Model):
+        input_shape = (None, 3)
+
+        def call(self, x):
+            return keras.ops.softmax(x)
+
+    looked_for, find = [], importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: looked_for.append(name) or find(name, *more))
+    few, many = np.tile(X, (10, 1)), np.tile(X, (200, 1))
+    for x, found in ((few, False), (many, True)):
+        for inputs in (x, Dataset(x=x, y=np.zeros(len(x), int))):
+            looked_for.clear()
+            predict(Unreadable(), inputs, LABELS, batch_size=100)
+            assert ("openvino" in looked_for) is found
 
 
 def test_predictor_imports_neither_keras_nor_tensorflow():

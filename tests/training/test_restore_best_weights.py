@@ -32,7 +32,7 @@ def test_the_best_of_two_fits():
     x, y = np.ones((8, 1), "float32"), np.ones((8, 1), "float32")
     for start, rate in ((0.0, 0.1), (50.0, 1e-6)):
         model.layers[0].kernel.assign([[start]])
-        model.compile(keras.optimizers.SGD(rate), "mse")
+        model.compile(keras.optimizers.SGD(rate), "mse", run_eagerly=True)
         model.fit(x, y, epochs=3, validation_data=(x, y), callbacks=[best, plain], verbose=0)
     assert weight(model) == pytest.approx(50, rel=1e-3)  # what Keras restored: the best of the second fit
     best.restore()

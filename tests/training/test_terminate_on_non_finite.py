@@ -11,7 +11,7 @@ from thaw.training.callbacks import TerminateOnNonFinite
 @pytest.mark.parametrize(("bad", "word"), [(np.nan, "nan"), (np.inf, "inf")])
 def test_it_says_where(bad, word):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(0.25), "mae")
+    model.compile(keras.optimizers.SGD(0.25), "mae", run_eagerly=True)
     x = np.ones((8, 1), "float32")
     y = np.ones((8, 1), "float32")
     y[5] = bad

@@ -24,8 +24,12 @@ def net():
     return model
 
 
-def test_probe_scores_each_stage_by_what_it_holds():
-    found = probe(net(), Dataset(x=X, y=Y))
+@pytest.fixture(scope="module")
+def found():
+    return probe(net(), Dataset(x=X, y=Y))
+
+
+def test_probe_scores_each_stage_by_what_it_holds(found):
     first, second, third = found.rows
     assert [row.stage for row in found.rows] == ["stage1", "stage2", "stage3"]
     assert [row.width for row in found.rows] == [6, 3, 2]
@@ -39,8 +43,8 @@ def test_probe_scores_each_stage_by_what_it_holds():
     assert (found.examples, found.classes, found.folds) == (120, 3, 5)
 
 
-def test_probe_scores_equal_those_of_the_single_functions():
-    row = probe(net(), X, Y).rows[0]
+def test_probe_scores_equal_those_of_the_single_functions(found):
+    row = found.rows[0]
     assert row.logme == pytest.approx(logme(X, Y), abs=1e-6)
     assert row.h_score == pytest.approx(h_score(X, Y), abs=1e-6)
     few = probe(net(), X[:50], Y[:50])  # fewer than ten examples for each of the six features
@@ -51,27 +55,31 @@ def test_probe_scores_equal_those_of_the_single_functions():
     assert set(row.errors) == {0.0, 1.0}
 
 
-def test_probe_interval_is_that_of_wilson():
-    for row in probe(net(), X, Y).rows:
+def test_probe_interval_is_that_of_wilson(found):
+    for row in found.rows:
         exact = binomtest(round(row.score.value * 120), 120).proportion_ci(0.95, method="wilson")
         assert (row.score.low, row.score.high) == pytest.approx((exact.low, exact.high), abs=1e-6)
         exact = binomtest(round(row.knn_score.value * 120), 120).proportion_ci(0.95, method="wilson")
         assert (row.knn_score.low, row.knn_score.high) == pytest.approx((exact.low, exact.high), abs=1e-6)
 
 
-def test_probe_takes_all_forms_of_labels():
-    expected = probe(net(), X, Y).rows[0]
-    for y in (Y[:, None], np.eye(3)[Y], Y.astype("float32"), np.array([3, 7, 40])[Y]):
+def test_probe_takes_all_forms_of_labels(found):
+    expected = found.rows[0]
+    for y in (Y, Y[:, None], np.eye(3)[Y], Y.astype("float32"), np.array([3, 7, 40])[Y]):
         row = probe(net(), X, y).rows[0]
         assert (row.score.value, row.knn_score.value) == (expected.score.value, expected.knn_score.value)
         assert row.logme == pytest.approx(expected.logme, abs=1e-12)
 
 
-def test_probe_follows_the_seed():
-    first, again, other = (probe(net(), X, Y, seed=seed) for seed in (3, 3, 4))
+def test_probe_follows_the_seed_and_reports_its_progress():
+    told = []
+    first = probe(net(), X, Y, batch_size=50, seed=3, progress=lambda *count: told.append(count))
+    again = probe(net(), X, Y, batch_size=50, seed=3)
     assert str(first) == str(again)
     assert (first.rows[0].errors == again.rows[0].errors).all()
+    other = probe(net(), X, Y, seed=4)
     assert (first.rows[0].errors != other.rows[0].errors).any()
+    assert told == [(50, 120), (100, 120), (120, 120)]
 
 
 def test_probe_regression():
@@ -93,8 +101,8 @@ def test_probe_regression():
     assert "ridge R2" in str(found)
 
 
-def test_probe_prints_80_columns():
-    lines = str(probe(net(), X, Y)).splitlines()
+def test_probe_prints_80_columns(found):
+    lines = str(found).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0] == f"120 examples, 5 folds, 3 classes, the most frequent {np.bincount(Y).max() / 120:.3f}"
     assert [line.split()[0] for line in lines[1:]] == ["stage", "stage1", "stage2", "stage3"]
@@ -111,9 +119,3 @@ def test_probe_names_what_is_invalid():
         probe(model, X[:4], np.array([0, 1, 0, 1]))
     with pytest.raises(ValueError, match="numbers that differ"):
         probe(model, X, np.zeros(120), regression=True)
-
-
-def test_probe_reports_its_progress():
-    told = []
-    probe(net(), X, Y, batch_size=50, progress=lambda *count: told.append(count))
-    assert told == [(50, 120), (100, 120), (120, 120)]

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+
+import numpy as np
 
 from thaw._validation import as_int, as_number
+from thaw.advice.budget import MAX_PROBED_EXAMPLES, SearchBudget
+from thaw.advice.cost import TrialCost, default_minutes, operations_in
+from thaw.advice.result import Evidence
 from thaw.advice.search import PlanSearch
-from thaw.advice.trials import ONE_CLASS_EACH
+from thaw.advice.space import SearchSpace
+from thaw.advice.trials import ONE_CLASS_EACH, Trials, paired_difference, train_from_scratch
 from thaw.plan import Phase
-from thaw.tasks import class_numbers
+from thaw.tasks import class_numbers, first_metric
 
 EPOCHS = 10
+MAX_SCORED_EXAMPLES = 1000  # validation examples that trials are scored on
+TRIAL_VIEWS, PLAN_VIEWS = 2, 4  # augmented versions of an example in a trial, and in the plan
 MIN_EXAMPLES_FOR_ADVICE = 20  # to train on and to score on; with fewer nothing differs beyond chance
 
 
@@ -38,12 +47,19 @@ def advise(
 
     Three things are measured. A probe of every stage with frozen features, also of the same network with random
     weights. A learning curve, with a quarter, a half and all of the data. And short trials: the head alone, from there
-    two stages at two learning rates and then, from the best, one step at a time to other rates and depths, by
-    successive halving (Jamieson and Talwalkar 2016) and :func:`thaw.fine_tune`, so that frozen stages are computed once
-    for all trials. A trial from random weights is made where it is cheap, where pre-training does not show, or where
-    there are many examples for the size of the network. The trial with the best score on the validation data is chosen;
-    but frozen features where the difference is within its standard error, and with ``head="kept"`` the trial with the
-    fewest trained weights.
+    two stages and then, from the best, one step at a time to other rates and depths, by successive halving (Jamieson
+    and Talwalkar 2016) and :func:`thaw.fine_tune`, so that frozen stages are computed once for all trials. With a new
+    head only the first candidate for the backbone is tried as it is, and the others are where the steps may lead; with
+    a given ``learning_rate`` all of them are tried. A trial from random weights is made where it is cheap, where
+    pre-training does not show, or where there are many examples for the size of the network.
+
+    The trials may use a part of the training examples, stratified by class, where the budget needs it, and they are
+    scored on at most 1,000 validation examples. The trial with the best score is chosen, unless a simpler one is about
+    as good. With a new head that is frozen features, where the difference is within its standard error; and where the
+    pre-trained features are no better than random ones, random weights instead of other trials of the backbone. With
+    ``head="kept"`` it is the trial with the fewest trained weights within two standard errors. Where frozen features
+    are chosen on a part of the examples, the plan trains the backbone after the head nevertheless, because with all
+    examples it may help, and the best epoch of all is restored.
 
     The score is the accuracy where the first metric of the model is one, else minus the log loss. The budget is
     counted in operations beforehand, so that the same call gives the same advice on a busy machine. Call
@@ -62,7 +78,8 @@ def advise(
             already, and the data have shifted; single stages are then tried alone too (Lee et al. 2022). Default
             ``"new"``.
         minutes: budget of the search on two cores. Default ``None``: what ``probe_then_tune`` itself would take, from 1
-            to 5.
+            to 5. On a slow or busy machine the search takes longer: the clock begins no trial after three times as
+            many, and one more.
         epochs: epochs of the phase that trains the backbone. Default 10.
         head_epochs: epochs of the head alone. Default ``None``: 300 steps.
         learning_rate: the only peak learning rate to try for the backbone. Default ``None``: several.
@@ -114,7 +131,7 @@ def advise(
     train = train.weighted(class_weight)
     _raise_on_mistakes(model, train, validation)
     with preserve_model(model):
-        return PlanSearch(settings, model, train, validation).advice()
+        return _prepare_search(settings, model, train, validation).advice()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,3 +212,115 @@ def _raise_on_mistakes(model, train, validation):
 
     raise_on_errors(check_data(model, train, validation))
     clone_optimizer(model.optimizer)  # one that cannot be cloned is refused now
+
+
+def _prepare_search(settings, model, train, validation):
+    """Measure what does not need trials, and return the search. The caller restores the model."""
+    from thaw.training.freezing import trainable_stages
+
+    began = time.monotonic()
+    space = SearchSpace.of(model, settings.learning_rate)
+    metric, accuracy = first_metric(model)
+    views = TRIAL_VIEWS if train.augment is not None and not train.views else train.views or 1
+    minutes = _minutes(settings, model, len(train), len(validation), views)
+    validation = validation.take(stratified_sample(validation.y, MAX_SCORED_EXAMPLES, settings.seed))
+    budget = SearchBudget(
+        total=operations_in(minutes),
+        cost=TrialCost(model, views, settings.batch_size),
+        epochs=settings.epochs,
+        head_epochs=settings.head_epochs,
+        head=settings.head,
+        n_head_rates=len(space.head_learning_rates),
+        depths=space.depths,
+        n_validation=len(validation),
+    )
+    budget.choose_n_train(len(train))
+    trials = Trials(
+        model,
+        train.take(stratified_sample(train.y, budget.n_train, settings.seed)),
+        validation,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        accuracy=accuracy,
+        views=views,
+        l2_sp=settings.l2_sp,
+    )
+    evidence = Evidence(
+        head=settings.head,
+        accuracy=accuracy,
+        metric=metric,
+        n_train=len(train),
+        n_train_used=budget.n_train,
+        n_validation=len(validation),
+        stages_of=lambda trained: [stage.name for stage in trainable_stages(space.stages, trained)],
+    )
+    measure(evidence, trials)
+    budget.spend_on_features()
+    return PlanSearch(settings, space, budget, trials, evidence, minutes=minutes, began=began)
+
+
+def _minutes(settings, model, n_train, n_validation, views):
+    if settings.minutes is not None:
+        return settings.minutes
+    cost = TrialCost(model, PLAN_VIEWS if views > 1 else 1, settings.batch_size)
+    return default_minutes(cost, settings.epochs, settings.head_epochs, n_train, n_validation)
+
+
+def measure(evidence, trials):
+    """Probe the frozen features, those of a random network, and with fewer examples; with a kept head the gradients.
+
+    Args:
+        evidence: :class:`thaw.advice.result.Evidence`, to which the results are added.
+        trials: :class:`thaw.advice.trials.Trials`, for its model and data; the weights are restored.
+    """
+    import keras
+
+    from thaw.features.stage_features import relative_gradient_norm, stage_features
+    from thaw.transfer.learning_curves import learning_curve
+    from thaw.transfer.probing import probe_features
+
+    model, seed, options = trials.model, trials.seed, {"batch_size": trials.batch_size}
+    train, validation = (part.replace(augment=None) for part in (trials.train, trials.validation))
+    features, y = stage_features(model, train, **options)
+    test_features, test_y = stage_features(model, validation, **options)
+    y, test_y = (class_numbers(labels, expected=ONE_CLASS_EACH) for labels in (y, test_y))
+    last = list(features)[-1]
+    evidence.learning_curve = learning_curve(features[last], y, test_features[last], test_y, seed=seed)
+    sample = stratified_sample(y, MAX_PROBED_EXAMPLES, seed)
+    sampled = {stage: rows[sample] for stage, rows in features.items()}
+    evidence.probe = probe_features(sampled, y[sample], seed=seed)
+    if evidence.head == "kept":
+        # Counting the costs has marked the model as not compiled.
+        keras.Model.compile(model, loss=trials.settings["loss"])
+        evidence.gradient_norms = relative_gradient_norm(model, train, **options, seed=seed)
+        return
+    try:
+        train_from_scratch(model, train, seed)
+        random_features, _ = stage_features(model, train.take(sample), **options)
+        evidence.random_probe = probe_features(random_features, y[sample], seed=seed)
+    except ValueError as error:  # the model cannot be rebuilt, or its outputs are not finite
+        evidence.notes.append(f"It was not compared with random weights: {error}")
+        return
+    finally:
+        trials.assign(trials.start)
+    errors, random_errors = evidence.probe.best.errors, evidence.random_probe.best.errors
+    evidence.gain_over_random = paired_difference(random_errors, errors, seed)
+
+
+def stratified_sample(y, max_examples, seed):
+    """Return the indices of at most ``max_examples`` examples, drawn at random and stratified by class.
+
+    Args:
+        y: labels, one class for each example.
+        max_examples: number of examples at most.
+        seed: seed of the drawing.
+    """
+    y = class_numbers(y, expected=ONE_CLASS_EACH)
+    if len(y) <= max_examples:
+        return np.arange(len(y))
+    shuffled = np.random.default_rng(seed).permutation(len(y))
+    position = np.empty(len(y))
+    for c in np.unique(y):
+        rows = shuffled[y[shuffled] == c]
+        position[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.sort(np.argsort(position, kind="stable")[:max_examples])

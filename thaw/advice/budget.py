@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from thaw.advice.cost import FROZEN_FACTOR, OPERATIONS_PER_TRIAL, TrialCost
+from thaw.advice.cost import FROZEN_FACTOR, TrialCost
 from thaw.advice.halving import plan_halving
 from thaw.advice.trials import Candidate
 
@@ -119,7 +119,7 @@ class SearchBudget:
     def _features(self, n_train):
         """Cost of the features of all examples, and twice of some in a network with random weights."""
         rows = n_train + self.n_validation + 2 * min(n_train, MAX_PROBED_EXAMPLES)
-        return FROZEN_FACTOR * self.cost.forward * rows + 3 * OPERATIONS_PER_TRIAL
+        return FROZEN_FACTOR * self.cost.forward * rows + 3 * self.cost.per_trial
 
     def _heads(self, n_train):
         if self.head == "kept":

@@ -12,17 +12,21 @@ SCRATCH_EPOCHS_FACTOR = 2  # epochs of a plan from random weights relative to ot
 
 
 def choose(evidence, finalists, space):
-    """Choose the best trial, or a simpler one that is about as good, and note it in the evidence.
+    """Choose the best trial, or a simpler one that is about as good.
 
     Args:
         evidence: :class:`thaw.advice.result.Evidence`.
         finalists: the trials to choose from.
         space: :class:`thaw.advice.space.SearchSpace`.
+
+    Returns:
+        ``(chosen, later)``: the trial, and the one of the backbone that the plan runs after the head although frozen
+        features did as well; ``None`` where there is none.
     """
-    evidence.chosen = simplest(finalists, complexity_of(evidence), STANDARD_ERRORS[evidence.head])
+    chosen = simplest(finalists, complexity_of(evidence), STANDARD_ERRORS[evidence.head])
     saw_all = evidence.n_train_used == evidence.n_train
-    if evidence.head == "new" and evidence.chosen.train == "head" and not saw_all:
-        evidence.later = _later(finalists, space)
+    needs_more = evidence.head == "new" and chosen.train == "head" and not saw_all
+    return chosen, _later(finalists, space) if needs_more else None
 
 
 def complexity_of(evidence):

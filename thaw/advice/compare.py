@@ -60,13 +60,13 @@ def compare(
     batch_size=32,
     callbacks=(),
 ):
-    """Train in several ways, each for the same wall-clock time and with several seeds, and compare the scores.
+    """Train with several strategies, each for the same wall-clock time and with several seeds, and compare the scores.
 
-    The ways are ``"frozen"`` (the head alone), ``"top"`` (the head, then the top two stages too), ``"whole"`` (the
-    head, then everything, BatchNorm statistics frozen) and ``"scratch"`` (the same architecture with random weights,
-    everything trained, BatchNorm statistics too). The number of epochs is forecast from a few batches and, from the
-    second seed on, from the run before; the time that was really taken is in the table. Every run starts with an empty
-    cache. The number of epochs follows from the clock, so that two calls may differ.
+    The strategies, or ways, are ``"frozen"`` (the head alone), ``"top"`` (the head, then the top two stages too),
+    ``"whole"`` (the head, then everything, BatchNorm statistics frozen) and ``"scratch"`` (the same architecture with
+    random weights, everything trained, BatchNorm statistics too). The number of epochs is forecast from a few batches
+    and, from the second seed on, from the run before; the time that was really taken is in the table. Every run starts
+    with an empty cache. The number of epochs follows from the clock, so that two calls may differ.
 
     Intervals are the percentile bootstrap over the test examples and, with two seeds or more, over the seeds, paired:
     a resample takes the same examples and seeds of all ways (Efron 1979). With few seeds their spread is
@@ -115,7 +115,7 @@ def compare(
 
     from thaw.checks import check_data, raise_on_errors
     from thaw.models.state import preserve_rng
-    from thaw.training.callbacks import callback_list, notify
+    from thaw.training.callbacks import callback_list
 
     callbacks = callback_list(callbacks)
     if not callable(build) or isinstance(build, keras.Model):
@@ -133,35 +133,10 @@ def compare(
         raise_on_errors(check_data(model, train, validation) + check_data(model, test))
         chosen, notes = _ways(model, ways, train)
         _values(model, test.take(np.arange(min(batch_size, len(test)))), batch_size)  # a mistake raises now
-        runs = {way.name: [] for way in chosen}
-        total = seeds * len(chosen)
-        for number in range(total):
-            seed, way = number // len(chosen), chosen[number % len(chosen)]
-            with isolated_cache() as cache_dir:
-                fresh = _built(build, seed)
-                if _learnable(fresh) & _learnable(model):
-                    raise ValueError(
-                        "build(seed) returned the same model twice, or two that share layers, so that one run would "
-                        "continue with the weights of another: create every layer inside of it."
-                    )
-                model = fresh
-                if way.prepare is not None:
-                    way.prepare(model, seed)
-                settings = compile_settings(model)
-                before = runs[way.name]
-                if before:
-                    epochs = _epochs_after(before[-1], 60 * minutes)
-                else:
-                    plan = way.plan(MAX_EPOCHS)
-                    epochs = _forecast_epochs(model, plan, (train, validation), batch_size, 60 * minutes)
-                notify(callbacks, "on_way_begin", way.name, seed, epochs, number, total)
-                keras.Model.compile(model, **settings)
-                options = {"batch_size": batch_size, "seed": seed, "cache_dir": cache_dir}
-                run, note = _run(model, way.plan(epochs), (train, validation), options, callbacks)
-                notes += [f"{way.name}, seed {seed}: {note}"] if note else []
-                before.append(run | {"values": _values(model, test, batch_size)})
+        training = TimedTraining((train, validation), batch_size, callbacks)
+        runs, run_notes = train_ways(build, model, chosen, training, test, seconds=60 * minutes, seeds=seeds)
     metric, mode = _metric(model)
-    return compared(chosen, runs, minutes, metric, mode, [*notes, *_time_notes(runs, minutes)])
+    return compared(chosen, runs, minutes, metric, mode, [*notes, *run_notes, *_time_notes(runs, minutes)])
 
 
 def _datasets(training, validation_data, test_data):
@@ -195,6 +170,53 @@ def _built(build, seed):
 def _learnable(model):
     """Return the ids of the variables that can be learned; others, such as those of a Normalization, may be shared."""
     return {id(v) for layer in sublayers(model) for v in learnable_variables(layer)}
+
+
+def train_ways(build, model, ways, training, test, *, seconds, seeds):
+    """Train a fresh model in each way and with each seed, and score it.
+
+    Args:
+        build: as in :func:`compare`.
+        model: what it has built before; no model may share its layers.
+        ways: :class:`Way` s, the cheapest first.
+        training: :class:`TimedTraining`.
+        test: :class:`thaw.Dataset` to score on.
+        seconds: time of each run.
+        seeds: number of seeds.
+
+    Returns:
+        ``(runs, notes)``: for the name of each way a list of what ``training.run`` returns, one for each seed, with the
+        ``values`` of the test examples; and sentences.
+    """
+    import keras
+
+    from thaw.training.callbacks import notify
+
+    runs, notes, total = {way.name: [] for way in ways}, [], seeds * len(ways)
+    for number in range(total):
+        seed, way = number // len(ways), ways[number % len(ways)]
+        with isolated_cache() as cache_dir:
+            fresh = _built(build, seed)
+            if _learnable(fresh) & _learnable(model):
+                raise ValueError(
+                    "build(seed) returned the same model twice, or two that share layers, so that one run would "
+                    "continue with the weights of another: create every layer inside of it."
+                )
+            model = fresh
+            if way.prepare is not None:
+                way.prepare(model, seed)
+            settings = compile_settings(model)
+            before = runs[way.name]
+            if before:
+                epochs = _epochs_after(before[-1], seconds)
+            else:
+                epochs = training.forecast_epochs(model, way.plan(MAX_EPOCHS), seconds)
+            notify(training.callbacks, "on_way_begin", way.name, seed, epochs, number, total)
+            keras.Model.compile(model, **settings)
+            run, note = training.run(model, way.plan(epochs), seed, cache_dir)
+            notes += [f"{way.name}, seed {seed}: {note}"] if note else []
+            before.append(run | {"values": _values(model, test, training.batch_size)})
+    return runs, notes
 
 
 def _ways(model, wanted, train):
@@ -261,9 +283,14 @@ def _forecast_epochs(model, plan, data, batch_size, seconds):
     overheads = [epoch + step * sum(part.steps(batch_size) for part in data)] * len(plan)
     for i, phase in enumerate(plan):  # without a cache the examples are read and augmented in every epoch
         overheads[i] += 0.0 if phase.views else _seconds_to_read(data[0], batch_size) * data[0].steps(batch_size)
-    *before, last = [f.seconds + phase.epochs * more for f, phase, more in zip(forecasts, plan, overheads)]
+    return _epochs_that_fit(forecasts, overheads, [phase.epochs for phase in plan], seconds)
+
+
+def _epochs_that_fit(forecasts, overheads, epochs, seconds):
+    """Compute how many epochs of the last phase fit into the time, from the forecast for so many of each phase."""
+    *before, last = [f.seconds + n * overhead for f, n, overhead in zip(forecasts, epochs, overheads)]
     once = forecasts[-1].seconds_before
-    return _clip_epochs((seconds - once - sum(before)) / max(1e-6, (last - once) / plan[-1].epochs))
+    return _clip_epochs((seconds - once - sum(before)) / max(1e-6, (last - once) / epochs[-1]))
 
 
 @functools.cache
@@ -309,24 +336,43 @@ def _epochs_after(run, seconds):
     return min(epochs, run["planned"]) if run["diverged"] else epochs
 
 
-def _run(model, plan, data, options, callbacks):
-    """Train; return the time and the epochs, and a note where it diverged."""
-    from thaw.finetune import fine_tune
+@dataclasses.dataclass(frozen=True)
+class TimedTraining:
+    """Train on a clock.
 
-    begin, note, stopwatch = time.perf_counter(), "", _stopwatch()
-    try:
-        options = options | {"callbacks": [*callbacks, stopwatch], "verbose": 0}
-        fine_tune(model, plan, data[0], validation_data=data[1], **options)
-    except FloatingPointError as error:  # the model has the last good weights
-        note = str(error)
-    is_last = stopwatch.phase == plan[-1].name
-    return {
-        "planned": plan[-1].epochs,
-        "epochs": stopwatch.epochs if is_last else 0,
-        "in_epochs": stopwatch.seconds if is_last else 0.0,
-        "seconds": time.perf_counter() - begin,
-        "diverged": bool(note),
-    }, note
+    Args:
+        data: training and validation :class:`thaw.Dataset`.
+        batch_size: examples in a batch.
+        callbacks: list of Keras callbacks.
+    """
+
+    data: tuple
+    batch_size: int
+    callbacks: list
+
+    def forecast_epochs(self, model, plan, seconds):
+        """Forecast how many epochs of the last phase of the plan fit into the time."""
+        return _forecast_epochs(model, plan, self.data, self.batch_size, seconds)
+
+    def run(self, model, plan, seed, cache_dir):
+        """Train; return a dict of the time and the epochs, and a note where it diverged."""
+        from thaw.finetune import fine_tune
+
+        begin, note, stopwatch = time.perf_counter(), "", _stopwatch()
+        options = {"batch_size": self.batch_size, "seed": seed, "cache_dir": cache_dir, "verbose": 0}
+        callbacks = [*self.callbacks, stopwatch]
+        try:
+            fine_tune(model, plan, self.data[0], validation_data=self.data[1], callbacks=callbacks, **options)
+        except FloatingPointError as error:  # the model has the last good weights
+            note = str(error)
+        is_last = stopwatch.phase == plan[-1].name
+        return {
+            "planned": plan[-1].epochs,
+            "epochs": stopwatch.epochs if is_last else 0,
+            "in_epochs": stopwatch.seconds if is_last else 0.0,
+            "seconds": time.perf_counter() - begin,
+            "diverged": bool(note),
+        }, note
 
 
 def _stopwatch():

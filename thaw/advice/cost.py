@@ -51,6 +51,7 @@ class TrialCost:
             compiled.
         views: number of versions of each training example that are cached where stages are frozen.
         batch_size: examples in a batch. Default 32.
+        per_trial, per_layer, per_epoch, per_batch: overheads in operations.
 
     Example:
         >>> import keras
@@ -66,6 +67,10 @@ class TrialCost:
     model: object
     views: int
     batch_size: int = 32
+    per_trial: float = OPERATIONS_PER_TRIAL
+    per_layer: float = OPERATIONS_PER_LAYER
+    per_epoch: float = OPERATIONS_PER_EPOCH
+    per_batch: float = OPERATIONS_PER_BATCH
 
     def __post_init__(self):
         self.parts = functools.cache(self._parts)
@@ -91,8 +96,8 @@ class TrialCost:
         once = 0.0 if cached else FROZEN_FACTOR * frozen * (n_train * self.views + n_validation)
         steps = trained * (TRAINING_FACTOR * n_train * epochs + n_validation * (epochs + 1))
         batches = math.ceil((n_train + n_validation) / self.batch_size)
-        of_epochs = epochs * (OPERATIONS_PER_EPOCH + OPERATIONS_PER_BATCH * batches)
-        return OPERATIONS_PER_TRIAL + OPERATIONS_PER_LAYER * layers + of_epochs + once + steps
+        of_epochs = epochs * (self.per_epoch + self.per_batch * batches)
+        return self.per_trial + self.per_layer * layers + of_epochs + once + steps
 
     def _parts(self, train):
         """Return the operations of the frozen prefix and the trained suffix for one example, and its trained layers."""

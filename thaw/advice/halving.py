@@ -13,7 +13,7 @@ MIN_PROMOTED = 2  # candidates of each kind that are promoted
 MIN_CANDIDATES = 4  # for so many candidates, up to half of the resources are given up
 
 
-class Candidate(Protocol):
+class HalvingCandidate(Protocol):
     """One candidate of a search.
 
     Attributes:
@@ -26,7 +26,7 @@ class Candidate(Protocol):
     full_length: bool
 
 
-class Trial(Protocol):
+class HalvingTrial(Protocol):
     """The result of trying a candidate; a higher ``rank`` is better."""
 
     rank: Any
@@ -143,8 +143,9 @@ def successive_halving(candidates, run, cost, *, budget, max_resources, min_reso
     what is tried; a trial that does not fit into what is left of the budget is not made.
 
     Args:
-        candidates: :class:`Candidate` s, the most promising first.
-        run: ``run(candidate, n_resources, rung)`` makes a trial and returns a :class:`Trial`, or ``None`` to stop.
+        candidates: :class:`HalvingCandidate` s, the most promising first.
+        run: ``run(candidate, n_resources, rung)`` makes a trial and returns a :class:`HalvingTrial`, or ``None`` to
+            stop.
         cost: ``cost(candidate, n_resources, tried)``, in the unit of the budget; ``tried`` are the candidates that were
             tried before, whose trials may have paid for something that this one needs too.
         budget: cost of all trials together.
@@ -199,7 +200,7 @@ def successive_halving(candidates, run, cost, *, budget, max_resources, min_reso
 class _Entry:
     """A candidate and its trials, the longest last."""
 
-    candidate: Candidate
+    candidate: HalvingCandidate
     trials: list = dataclasses.field(default_factory=list)
 
 

@@ -22,7 +22,8 @@ class Advice:
         plan: the advised :class:`thaw.Plan`.
         scratch: whether to start from random weights (:func:`thaw.training.reinitialize_weights`).
         trials: every :class:`thaw.advice.trials.Trial`, in order.
-        chosen: the trial that the plan follows.
+        chosen: the best trial, or a simpler one that is about as good. Where the trials used only some of the examples
+            and chose frozen features, the plan trains more after the head than this trial did.
         probe: :class:`thaw.transfer.probing.Probe` of the frozen stages.
         random_probe: the same with random weights; ``None`` where that was not measured.
         learning_curve: :class:`thaw.transfer.learning_curves.LearningCurve` of frozen features.
@@ -98,6 +99,7 @@ class Evidence:
     Args:
         head: ``"new"`` or ``"kept"``.
         accuracy: whether the score is the accuracy; else it is minus the log loss.
+        metric: name of the first metric of the model; ``None`` where it has none.
         n_train: number of training examples.
         n_train_used: number of those that the trials used.
         n_validation: number of validation examples.
@@ -114,6 +116,7 @@ class Evidence:
 
     head: str
     accuracy: bool
+    metric: str | None
     n_train: int
     n_train_used: int
     n_validation: int
@@ -166,6 +169,10 @@ def explain(evidence):
         reasons.append(
             f"The trials used {evidence.n_train_used:,} of the {evidence.n_train:,} training examples, stratified by "
             f"class{more}."
+        )
+    if evidence.metric is not None and not evidence.accuracy:
+        reasons.append(
+            f"The trials were scored by the log loss, because the first metric, {evidence.metric}, is not the accuracy."
         )
     return (*reasons, *evidence.notes)
 

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
-from thaw.advice.budget import MAX_PROBED_EXAMPLES, SearchBudget
 from thaw.advice.choice import choose, plan_of
-from thaw.advice.cost import TrialCost, default_minutes, operations_in
 from thaw.advice.halving import candidates_of_rungs, successive_halving
-from thaw.advice.result import Advice, Evidence, explain
-from thaw.advice.space import SearchSpace
-from thaw.advice.trials import ONE_CLASS_EACH, Candidate, Trial, Trials, paired_difference, train_from_scratch
-from thaw.tasks import class_numbers, first_metric
+from thaw.advice.result import Advice, explain
+from thaw.advice.trials import Candidate, Trial
 
-MAX_SCORED_EXAMPLES = 1000  # validation examples that trials are scored on
-TRIAL_VIEWS, PLAN_VIEWS = 2, 4  # augmented versions of an example in a trial, and in the plan
 MAX_OVERTIME = 3.0  # times the minutes, before the clock stops the trials
 MIN_WEIGHTS_PER_EXAMPLE = 10  # below it, a network may well learn from random weights
 # Of what is left of the budget, a trial from random weights may cost so much: where pre-training helps, and where not.
@@ -24,70 +16,33 @@ MAX_SCRATCH_COST_IF_HELPFUL, MAX_SCRATCH_COST = 2 / 5, 1 / 2
 
 
 class PlanSearch:
-    """Run one call of :func:`thaw.advise`. The caller restores the model.
+    """Propose trials, rank them, and choose a plan within a budget. It trains nothing itself: the trials do.
 
     Args:
         settings: :class:`thaw.advice.advise.AdviceSettings`.
-        model: the ``keras.Model``.
-        train: training :class:`thaw.Dataset`.
-        validation: validation :class:`thaw.Dataset`.
+        space: :class:`thaw.advice.space.SearchSpace`.
+        budget: :class:`thaw.advice.budget.SearchBudget`; what was measured is paid.
+        trials: :class:`thaw.advice.trials.Trials`.
+        evidence: :class:`thaw.advice.result.Evidence`, with what was measured.
+        minutes: what the budget stands for; after three times as many, and one more, the clock stops the trials.
+        began: time on the clock at which the search began, in seconds.
+        clock: function that returns the time in seconds. Default ``time.monotonic``.
     """
 
-    def __init__(self, settings, model, train, validation):
-        from thaw.training.freezing import trainable_stages
-
-        self.settings, self.model = settings, model
-        self.space = SearchSpace.of(model, settings.learning_rate)
-        metric, accuracy = first_metric(model)
-        views = TRIAL_VIEWS if train.augment is not None and not train.views else train.views or 1
-        minutes = self._minutes(len(train), len(validation), views)
-        self.deadline = time.monotonic() + 60 * (MAX_OVERTIME * minutes + 1)
-        self.validation = validation.take(stratified_sample(validation.y, MAX_SCORED_EXAMPLES, settings.seed))
-        self.budget = SearchBudget(
-            total=operations_in(minutes),
-            cost=TrialCost(model, views, settings.batch_size),
-            epochs=settings.epochs,
-            head_epochs=settings.head_epochs,
-            head=settings.head,
-            n_head_rates=len(self.space.head_learning_rates),
-            depths=self.space.depths,
-            n_validation=len(self.validation),
-        )
-        self.budget.choose_n_train(len(train))
-        self.train = train.take(stratified_sample(train.y, self.budget.n_train, settings.seed))
-        self.trials = Trials(
-            model,
-            self.train,
-            self.validation,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            accuracy=accuracy,
-            views=views,
-            l2_sp=settings.l2_sp,
-        )
-        self.evidence = Evidence(
-            head=settings.head,
-            accuracy=accuracy,
-            n_train=len(train),
-            n_train_used=self.budget.n_train,
-            n_validation=len(self.validation),
-            stages_of=lambda trained: [stage.name for stage in trainable_stages(self.space.stages, trained)],
-        )
-        if metric is not None and not accuracy:
-            note = f"The trials were scored by the log loss, because the first metric, {metric}, is not the accuracy."
-            self.evidence.notes.append(note)
+    def __init__(self, settings, space, budget, trials, evidence, *, minutes, began, clock=time.monotonic):
+        self.settings, self.space, self.budget = settings, space, budget
+        self.trials, self.evidence = trials, evidence
+        self.deadline, self.clock = began + 60 * (MAX_OVERTIME * minutes + 1), clock
         self.number = self.total = 0  # of trials, for the progress bar
         self.is_late = False
 
     def advice(self):
-        """Measure, run the trials, and choose.
+        """Run the trials, and choose.
 
         Returns:
             :class:`thaw.advice.result.Advice`.
         """
         evidence, settings, seed = self.evidence, self.settings, self.settings.seed
-        self._measure()
-        self.budget.spend_on_features()
         if settings.head == "new":
             heads = self.space.head_candidates()
             self.total = len(heads) + len(self.space.depths)
@@ -113,7 +68,7 @@ class PlanSearch:
         with_gain = {trial: trial.with_gain(frozen, seed) for trial in evidence.trials}
         evidence.frozen, evidence.trials = frozen, list(with_gain.values())
         finalists = [with_gain[trial] for trial in finalists]
-        choose(evidence, finalists, self.space)
+        evidence.chosen, evidence.later = choose(evidence, finalists, self.space)
         return Advice(
             plan=plan_of(evidence, finalists, self.space, epochs=settings.epochs, l2_sp=settings.l2_sp),
             scratch=evidence.chosen.train == "scratch",
@@ -126,47 +81,6 @@ class PlanSearch:
             reasons=explain(evidence),
             budget_used=self.budget.spent / self.budget.total,
         )
-
-    def _minutes(self, n_train, n_validation, views):
-        if self.settings.minutes is not None:
-            return self.settings.minutes
-        cost = TrialCost(self.model, PLAN_VIEWS if views > 1 else 1, self.settings.batch_size)
-        return default_minutes(cost, self.settings.epochs, self.settings.head_epochs, n_train, n_validation)
-
-    def _measure(self):
-        """Probe the frozen features, those of a random network, and with fewer examples."""
-        import keras
-
-        from thaw.features.stage_features import relative_gradient_norm, stage_features
-        from thaw.transfer.learning_curves import learning_curve
-        from thaw.transfer.probing import probe_features
-
-        evidence, seed, options = self.evidence, self.settings.seed, {"batch_size": self.trials.batch_size}
-        train, validation = (part.replace(augment=None) for part in (self.train, self.validation))
-        features, y = stage_features(self.model, train, **options)
-        test_features, test_y = stage_features(self.model, validation, **options)
-        y, test_y = (class_numbers(labels, expected=ONE_CLASS_EACH) for labels in (y, test_y))
-        last = list(features)[-1]
-        evidence.learning_curve = learning_curve(features[last], y, test_features[last], test_y, seed=seed)
-        sample = stratified_sample(y, MAX_PROBED_EXAMPLES, seed)
-        sampled = {stage: rows[sample] for stage, rows in features.items()}
-        evidence.probe = probe_features(sampled, y[sample], seed=seed)
-        if self.settings.head == "kept":
-            # Counting the costs has marked the model as not compiled.
-            keras.Model.compile(self.model, loss=self.trials.settings["loss"])
-            evidence.gradient_norms = relative_gradient_norm(self.model, train, **options, seed=seed)
-            return
-        try:
-            train_from_scratch(self.model, train, seed)
-            random_features, _ = stage_features(self.model, train.take(sample), **options)
-            evidence.random_probe = probe_features(random_features, y[sample], seed=seed)
-        except ValueError as error:  # the model cannot be rebuilt, or its outputs are not finite
-            evidence.notes.append(f"It was not compared with random weights: {error}")
-            return
-        finally:
-            self.trials.assign(self.trials.start)
-        errors, random_errors = evidence.probe.best.errors, evidence.random_probe.best.errors
-        evidence.gain_over_random = paired_difference(random_errors, errors, seed)
 
     def _scratch_candidates(self):
         """Return a trial from random weights where it may be worth its cost."""
@@ -183,7 +97,7 @@ class PlanSearch:
         """Search with what is left of the budget."""
 
         def run(candidate, epochs, rung):
-            self.is_late = time.monotonic() > self.deadline
+            self.is_late = self.clock() > self.deadline
             return None if self.is_late else self._run(candidate, epochs, rung)
 
         climbs = self.settings.head == "new" and not self.space.fixed_rate
@@ -249,22 +163,3 @@ class PlanSearch:
         tried_scratch = any(trial.train == "scratch" for trial in result.trials)
         if wants_scratch and not tried_scratch and not self.evidence.pretraining_helps and not self.is_late:
             notes.append("The budget did not allow a trial from random weights; give more minutes.")
-
-
-def stratified_sample(y, max_examples, seed):
-    """Return the indices of at most ``max_examples`` examples, drawn at random and stratified by class.
-
-    Args:
-        y: labels, one class for each example.
-        max_examples: number of examples at most.
-        seed: seed of the drawing.
-    """
-    y = class_numbers(y, expected=ONE_CLASS_EACH)
-    if len(y) <= max_examples:
-        return np.arange(len(y))
-    shuffled = np.random.default_rng(seed).permutation(len(y))
-    position = np.empty(len(y))
-    for c in np.unique(y):
-        rows = shuffled[y[shuffled] == c]
-        position[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-    return np.sort(np.argsort(position, kind="stable")[:max_examples])

@@ -12,8 +12,8 @@ from thaw._keras import compile_settings
 from thaw.metrics.intervals import Estimate, binomial_interval, bootstrap
 from thaw.plan import Phase, Plan
 from thaw.tasks import class_numbers
+from thaw.transfer.learning_curves import NORMAL_QUANTILE
 
-NORMAL_QUANTILE = 1.959964  # 97.5 % of a normal distribution lie below
 LAYER_DECAY = 0.7
 MIN_PROBABILITY = 1e-7  # below it, the log loss is clipped
 MAX_BATCHNORM_EXAMPLES = 256  # on which BatchNorm statistics are estimated
@@ -268,6 +268,8 @@ class Trials:
             ``(values, certainty)``: ``(n,)`` what each validation example adds to the score, 1 where it is predicted
             correctly and 0 elsewhere, or minus its log loss; and minus the mean log loss.
         """
+        from thaw.features.extraction import RowKeys
+        from thaw.features.fingerprint import fingerprint_model
         from thaw.features.precompute import precompute
         from thaw.features.predictions import batch_probabilities
         from thaw.features.split import CannotSplit, split_model
@@ -277,8 +279,10 @@ class Trials:
         scored, examples = self.model, self.validation
         try:
             prefix, suffix = split_model(self.model)
-            examples = precompute(prefix, self.validation, batch_size=self.batch_size)
-            scored = suffix
+            # Features that no trial could find again would stay on the disk.
+            if fingerprint_model(prefix) is not None and RowKeys.of(self.validation, None, "").is_reusable:
+                examples = precompute(prefix, self.validation, batch_size=self.batch_size)
+                scored = suffix
         except (CannotSplit, OSError):
             pass  # the whole model is run
         p = batch_probabilities(scored, (x for x, *_ in examples.ordered(self.batch_size)))

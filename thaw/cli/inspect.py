@@ -67,7 +67,7 @@ def stages(
 
 def check(
     path: Annotated[Path, typer.Argument(help="A model file, a run folder, or images.")],
-    image_size: Size = None,
+    image_size: Annotated[int, typer.Option(min=8, help="Side in pixels to which images are resized.")] = 224,
     as_json: Json = False,
 ):
     """Look for common mistakes in a model or in images; exit code 1 if there is an error."""
@@ -76,7 +76,7 @@ def check(
     from thaw.workflow import check
 
     with count_progress() as progress:
-        kind, findings = check(path, image_size=image_size or 224, progress=progress)
+        kind, findings = check(path, image_size=image_size, progress=progress)
     if as_json:
         print_json({"kind": kind, "findings": findings})
     else:

@@ -8,7 +8,6 @@ import typer
 from typer.core import TyperCommand
 
 from thaw.cli.inspect import check, compare, find_rate, probe, rank, stages
-from thaw.cli.options import import_keras  # noqa: F401
 from thaw.cli.output import report
 from thaw.cli.train import advise, cache, evaluate, plan, predict, tune
 

@@ -39,9 +39,14 @@ def plan(
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 2,
     image_size: Size = None,
     batch_size: Batch = 32,
-    epochs: Epochs = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of each phase that trains the backbone, or of the only phase.")
+    ] = None,
     head_epochs: HeadEpochs = None,
-    learning_rate: Rate = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate of the phases that train the backbone, or of the only phase."),
+    ] = None,
     toml: Annotated[bool, typer.Option("--toml", help="Print the plan as TOML, to edit.")] = False,
     as_json: Json = False,
 ):
@@ -104,29 +109,33 @@ def advise(
     from thaw.advice.advise import advise as ask
     from thaw.data.augmentation import augment
     from thaw.models.heads import attach_head
+    from thaw.models.precision import resolve_precision, use_precision, with_precision
     from thaw.models.state import seed_everything
     from thaw.runs.resolved_plan import too_few
     from thaw.training.callbacks import ProgressBar
 
     augmentation = augment(flips=flips)
+    precision = resolve_precision("auto")  # as thaw tune, whose advice it is to be
     seed_everything(seed)
-    backbone = open_backbone(model, weights, preprocessing, image_size=image_size)
-    splits = open_images(data, backbone.input_shape[1], seed, max_bad)
-    if few := too_few(splits.train, splits.validation):
-        raise ValueError(f"{few}: take more images, or fine-tune without advice: thaw tune {data} -o RUN.")
-    train = dataclasses.replace(splits.train.weighted(splits.class_weight), augment=augmentation)
-    with ProgressBar() as progress:
-        advice = ask(
-            attach_head(backbone, splits.task, seed=seed),
-            train,
-            validation_data=splits.validation,
-            minutes=minutes,
-            epochs=epochs or EPOCHS,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            seed=seed,
-            callbacks=[progress],
-        )
+    with use_precision(precision):
+        backbone = open_backbone(model, weights, preprocessing, image_size=image_size)
+        backbone = with_precision(backbone, precision)  # layers of a file have that which they were saved with
+        splits = open_images(data, backbone.input_shape[1], seed, max_bad)
+        if few := too_few(splits.train, splits.validation):
+            raise ValueError(f"{few}: take more images, or fine-tune without advice: thaw tune {data} -o RUN.")
+        train = dataclasses.replace(splits.train.weighted(splits.class_weight), augment=augmentation)
+        with ProgressBar() as progress:
+            advice = ask(
+                attach_head(backbone, splits.task, seed=seed),
+                train,
+                validation_data=splits.validation,
+                minutes=minutes,
+                epochs=epochs or EPOCHS,
+                learning_rate=learning_rate,
+                batch_size=batch_size,
+                seed=seed,
+                callbacks=[progress],
+            )
     if as_json:
         return print_json(advice.to_dict())
     typer.echo(str(advice))
@@ -250,7 +259,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Number of classes to report for each image.")] = 3,
     as_json: Json = False,
 ):
-    """Predict the classes of images with the model of a run."""
+    """Predict the classes of images with the model of a run; exit code 1 if a file cannot be read."""
     from thaw.runs.folder import open_run
 
     opened = open_run(run)

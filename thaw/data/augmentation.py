@@ -54,13 +54,13 @@ def augment(
         True
     """
     if flips not in FLIPS:
-        raise ValueError(f"flips is {flips!r}, expected one of {', '.join(map(repr, FLIPS))}")
+        raise ValueError(f"flips={flips!r}; expected one of {', '.join(map(repr, FLIPS))}.")
     limits = {"rotation": 0.5, "zoom": 0.99, "translation": 1.0, "contrast": 1.0, "brightness": 1.0}
     values = (rotation, zoom, translation, contrast, brightness)
     for (name, limit), value in zip(limits.items(), values, strict=True):
         # Written so that NaN fails too.
         if not 0 <= value <= limit:
-            raise ValueError(f"{name} is {value}, expected a fraction from 0 to {limit}")
+            raise ValueError(f"{name}={value}; expected a fraction from 0 to {limit}.")
 
     from keras import layers
 

@@ -54,15 +54,26 @@ class Stream:
         Raises:
             ValueError: there is no end.
         """
+        for batch in self.finite():
+            yield batch[0] if isinstance(batch, (tuple, list)) else batch
+
+    def finite(self):
+        """Return the batches.
+
+        Raises:
+            ValueError: there is no end.
+        """
         import tensorflow as tf
 
         if int(self.batches.cardinality()) == tf.data.INFINITE_CARDINALITY:
             raise ValueError("The data set never ends; measure on one without repeat().")
-        for batch in self.batches:
-            yield batch[0] if isinstance(batch, (tuple, list)) else batch
+        return self.batches
 
     def weighted(self, class_weight):
-        """Return the same batches with sample weights by class; ``None`` for no change."""
+        """Return the same batches with sample weights by class; ``None`` for no change.
+
+        Rows of several numbers have to be one-hot; TensorFlow raises an error when it reads others.
+        """
         if class_weight is None:
             return self
         import tensorflow as tf
@@ -72,11 +83,29 @@ class Stream:
         table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), 1.0)
 
         def add(x, y, *weight):
-            numbers = tf.argmax(y, -1) if y.shape.rank == 2 and y.shape[-1] != 1 else tf.reshape(y, [-1])
+            numbers = _class_of_rows(y) if y.shape.rank == 2 and y.shape[-1] != 1 else tf.reshape(y, [-1])
             factor = table.lookup(tf.cast(numbers, tf.int64))
             return x, y, factor * tf.cast(weight[0], tf.float32) if weight else factor
 
         return Stream(self.batches.map(add), self.read_once)
+
+
+def _class_of_rows(y):
+    """Class numbers of one-hot rows, checked when they are read; those of several labels have no one class."""
+    import tensorflow as tf
+
+    ones = tf.reduce_sum(tf.cast(y == 1, tf.int32), -1)
+    zeros = tf.reduce_sum(tf.cast(y == 0, tf.int32), -1)
+    message = (
+        "The labels are rows of numbers that are not one-hot; class_weight needs one class for each example. For other "
+        "targets use sample_weight."
+    )
+    checks = [
+        tf.debugging.assert_equal(ones, 1, message),
+        tf.debugging.assert_equal(zeros, tf.shape(y)[-1] - 1, message),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.argmax(y, -1)
 
 
 def as_dataset(x, y=None, sample_weight=None, *, name="data", labelled=False):

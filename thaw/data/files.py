@@ -288,7 +288,7 @@ def read_folders(source: str | os.PathLike) -> tuple[dict[str, list], tuple[str,
     else:
         _add_classes(root, None, columns, notes, others)
     if not any(label is not None for label in columns["label"]):
-        raise ValueError(f"the folders of {root} hold no images; expected files such as .jpg or .png in them")
+        raise ValueError(f"The folders of {root} hold no images; expected files such as .jpg or .png in them")
     if others:
         suffixes = ", ".join(printable(suffix) for suffix, _ in others.most_common(5))
         notes.append(f"Files ignored, because their suffixes are not those of images: {others.total()} ({suffixes}).")

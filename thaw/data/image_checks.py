@@ -87,7 +87,7 @@ def check_images(
     n = len(files)
     for name, column in (("labels", labels), ("splits", splits)):
         if column is not None and len(column) != n:
-            raise ValueError(f"there are {n} files and {len(column)} {name}, expected one for each")
+            raise ValueError(f"There are {n} files and {len(column)} {name}; expected one for each.")
     keys, results = [""] * n, [None] * n
     hashes = np.zeros(n, np.uint64)
     thumbnails = np.zeros((n, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
@@ -221,9 +221,9 @@ def near_duplicates(
     n = len(hashes)
     flat = np.asarray(thumbnails, np.uint8).reshape(n, -1) if n else np.zeros((0, 1), np.uint8)
     if len(thumbnails) != n:
-        raise ValueError(f"there are {n} hashes and {len(thumbnails)} thumbnails, expected one for each")
+        raise ValueError(f"There are {n} hashes and {len(thumbnails)} thumbnails; expected one for each.")
     if not 0 <= max_bits <= 15:
-        raise ValueError(f"max_bits is {max_bits}, expected a whole number from 0 to 15")
+        raise ValueError(f"max_bits={max_bits}; expected a whole number from 0 to 15.")
     if not n:
         return np.zeros(0, np.int64)
     mean = flat.mean(axis=1)

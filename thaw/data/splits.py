@@ -181,7 +181,7 @@ def split_by_time(
     used = [i for i, fraction in enumerate(fractions) if fraction > 0]
     if len(moments) < len(used):
         raise ValueError(
-            f"the examples have {len(moments)} different times, those of one group or of near-duplicates counted "
+            f"The examples have {len(moments)} different times, those of one group or of near-duplicates counted "
             f"once; expected at least {len(used)}, one for each split"
         )
     until = np.cumsum(np.bincount(example)) / n  # fraction of the examples up to each moment
@@ -197,12 +197,12 @@ def split_by_time(
 def _checked_fractions(fractions, n, **columns) -> list[float]:
     for name, column in columns.items():
         if column is not None and len(column) != n:
-            raise ValueError(f"there are {n} keys and {len(column)} {name}, expected one for each")
+            raise ValueError(f"There are {n} keys and {len(column)} {name}; expected one for each.")
     fractions = [float(fraction) for fraction in fractions]
     valid = all(0 <= fraction <= 1 for fraction in fractions)
     if not fractions or not valid or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(
-            f"the fractions of the splits are {tuple(fractions)}, expected numbers from 0 to 1 that sum to 1"
+            f"The fractions of the splits are {tuple(fractions)}; expected numbers from 0 to 1 that sum to 1."
         )
     return fractions
 

@@ -24,6 +24,7 @@ class CachedPredictor:
         model: a ``keras.Model`` that puts out one score for each class.
         x: inputs, as :func:`thaw.as_dataset` takes them, or a :class:`thaw.Dataset`, whose labels are not used.
         batch_size: examples in a batch. Default 32.
+        max_bytes: of features in memory; where they would take more, the whole model is computed. Default 512 MB.
 
     Example:
         >>> import keras, numpy as np
@@ -33,9 +34,9 @@ class CachedPredictor:
         [[0.5, 0.5]]
     """
 
-    def __init__(self, model, x, *, batch_size=32):
+    def __init__(self, model, x, *, batch_size=32, max_bytes=MAX_CACHED_BYTES):
         self.model, self.dataset = model, as_dataset(x)
-        self.batch_size = min(batch_size, len(self.dataset))
+        self.batch_size, self.max_bytes = min(batch_size, len(self.dataset)), max_bytes
         self._probabilities = None
         self._weights = {}  # the values behind the probabilities and the features, by id of the variable
         self._reset()
@@ -94,7 +95,7 @@ class CachedPredictor:
         for x in self.dataset.inputs(self.batch_size):
             outputs = runner(x)
             if features is None:
-                if sum(a.nbytes for a in outputs) / len(outputs[0]) * len(self.dataset) > MAX_CACHED_BYTES:
+                if sum(a.nbytes for a in outputs) / len(outputs[0]) * len(self.dataset) > self.max_bytes:
                     return None
                 features = [np.empty((len(self.dataset), *a.shape[1:]), a.dtype) for a in outputs]
             for rows, a in zip(features, outputs):

@@ -16,6 +16,7 @@ from pathlib import Path
 DEFAULT_BUDGET_BYTES = 20e9
 MAX_FREE_SHARE = 0.8  # of the free disk may be filled: the run folder needs some too
 MAX_LEFTOVER_SECONDS = 3600  # a half-written file that is older was left by a killed process
+FULL_DISK = "the disk is full at {}: free some space, or set THAW_CACHE to a folder on another disk"
 SHARD_INDEX = "shard.json"  # its modification time is when the shard was last used
 
 
@@ -98,7 +99,7 @@ class DiskBudget:
             in_use: set of paths of the shards that have to stay.
 
         Raises:
-            OSError: there is no room next to the shards in use.
+            OSError: there is no room next to the shards in use, or the disk is full of other things.
         """
         shards = self.shards()
         own = sum(length for _, length, path in shards if path in in_use)
@@ -115,6 +116,8 @@ class DiskBudget:
             if path not in in_use and self.remove(path):
                 total -= length
                 _remove_empty(path.parent)
+        if size > self.free():
+            raise OSError(errno.ENOSPC, FULL_DISK.format(self.folder))
 
     def part(self):
         """Return a path for something half-written; its name says by which process."""

@@ -1,4 +1,11 @@
-"""Feature extraction: which rows of which table a frozen prefix has to compute, in which runtime."""
+"""Feature extraction: which rows of which table a frozen prefix has to compute, in which runtime.
+
+Cached features are found again by two keys. The key of a table is made of everything that its rows have in common: the
+prefix (layers, weights and wiring), shapes and types of the inputs, the dtype of the cache, the runtime, the batch
+size, the versions of the libraries, and whether there is a GPU. The key of a row in it is the content of the example,
+and how it is loaded and augmented, with the number of the version. Where a part has no name that would hold in another
+run, a number drawn for this run takes its place, and ``fine_tune`` removes the table at its end.
+"""
 
 from __future__ import annotations
 
@@ -66,12 +73,12 @@ class RowKeys:
         keys = self.dataset.content_keys ^ np.int64(_hash_number(table.folder.name))
         return self.dataset.replace(x=x, load=None, augment=None, keys=keys, views=self.views)
 
-    def batches(self, batch_size, view, rows):
+    def batches(self, batch_size, view, rows, max_block_bytes=MAX_BLOCK_BYTES):
         """Yield batches of inputs of some rows in one version."""
         inputs = self.dataset.replace(y=None, sample_weight=None)
         # In blocks: a part of an array or memory map is a copy.
         row_bytes = max(1, self.dataset.row_bytes)
-        block = batch_size * max(1, int(MAX_BLOCK_BYTES / row_bytes / batch_size))
+        block = batch_size * max(1, int(max_block_bytes / row_bytes / batch_size))
         for start in range(0, len(rows), block):
             yield from inputs.take(rows[start : start + block]).ordered(batch_size, view=view)
 
@@ -82,7 +89,7 @@ class CutPoint:
 
     Args:
         tensors: tuple of the tensors of the flat model that cross the cut.
-        fingerprint: hexadecimal digest of everything in front of it.
+        fingerprint: hexadecimal digest of everything before it.
         outputs: tuple of ``keras.KerasTensor`` with the shapes and dtypes for the examples at hand.
         is_reusable: whether the fingerprint holds beyond this run.
         about: dict with a human-readable description.

@@ -36,8 +36,8 @@ def precompute(
     Cached features are found again by content: each example, how it is loaded and augmented, and the layers and weights
     of the prefix, the dtype of the cache, the runtime, its version and the batch size. Only what is missing is
     computed. Where this content is unknown (layers or functions of the user's own, files without ``keys``) everything
-    is computed
-    again: give ``load`` and ``augment`` an ``identity``, and the dataset ``keys`` made from the content of the files.
+    is computed again: give ``load`` and ``augment`` an ``identity``, and the dataset ``keys`` made from the content of
+    the files.
 
     Training on the cached features gives the weights that training through the prefix would give, within float32
     rounding. In TensorFlow, with the batch size of the training, they are the same bits where a kernel does not depend
@@ -49,7 +49,7 @@ def precompute(
         x: inputs, as :func:`thaw.as_dataset` takes them, or a :class:`thaw.Dataset`.
         y: targets. Default ``None``.
         sample_weight: ``(n,)`` weights. Default ``None``.
-        cache_dir: the cache folder. Default: ``$THAW_CACHE``, else ``~/.cache/thaw``.
+        cache_dir: the cache folder. Default: ``$THAW_CACHE``, else ``$XDG_CACHE_HOME/thaw``, else ``~/.cache/thaw``.
         batch_size: batch size of the training that follows. Default 32.
         views: number of augmented versions of each example to cache, one for each epoch in turn. Default ``None``: the
             examples without augmentation.
@@ -212,7 +212,7 @@ def _checked_prefix(flat, cut, phase, train, validation):
 
 
 def _later_cuts(flat, cuts_by_phase, plan, index):
-    """Return the cuts of the phases that follow, as long as each lies in front of the one before."""
+    """Return the cuts of the phases that follow, each of which lies before the one that precedes it."""
     cuts = [cuts_by_phase[index]]
     for phase, cut in zip(plan[index + 1 :], cuts_by_phase[index + 1 :]):
         # With fewer versions later, more would be cached than is needed.
@@ -250,7 +250,7 @@ def _fill_tables(flat, cuts_by_stage, extraction, cuts, tables, runner, progress
 
 
 def _nearest_cached(flat, cuts_by_stage, extraction, target, runtime):
-    """Return tensors and table of the nearest cut point in front of ``target`` whose features are all cached.
+    """Return tensors and table of the nearest cut point before ``target`` whose features are all cached.
 
     In half precision there is none: features that were rounded there would not give the same bits here.
     """

@@ -71,7 +71,7 @@ def predict_proba_with_labels(model, x, y=None, *, batch_size=32, runtime="auto"
     labels = []
 
     def inputs():
-        for batch in _finite(dataset).ordered(batch_size):
+        for batch in dataset.ordered(batch_size) if dataset.random_access else dataset.finite():
             if not isinstance(batch, (tuple, list)) or len(batch) < 2:
                 raise ValueError("The data have inputs and no labels; expected (x, y).")
             labels.append(np.asarray(batch[1]))
@@ -280,12 +280,3 @@ def _example_count(dataset, batch_size):
         return len(dataset)
     batches = int(dataset.batches.cardinality())
     return batches * batch_size if batches >= 0 else None
-
-
-def _finite(dataset):
-    """Refuse a stream without an end."""
-    import tensorflow as tf
-
-    if not dataset.random_access and int(dataset.batches.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("The data set never ends; measure on one without repeat().")
-    return dataset

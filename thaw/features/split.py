@@ -35,7 +35,7 @@ class CannotSplit(ValueError):
 
 
 def split_model(model):
-    """Split a model in front of the first trainable layer, where caching the features costs least.
+    """Split a model before the first trainable layer, where caching the features costs least.
 
     Both parts share their variables with the model: training the suffix trains the model. Several tensors may cross the
     cut (a skip connection, a mask, an input itself). The parts are for computing and training; save the model itself.
@@ -92,7 +92,7 @@ def find_cut_point(flat):
     early = [call for call, changes in zip(calls, changing) if not changes]
     late = [call for call, changes in zip(calls, changing) if changes]
     if not any(weights_of(call.layer) for call in early):
-        raise CannotSplit(f"There is no frozen layer with weights in front of the trainable layers of {flat.name}.")
+        raise CannotSplit(f"There is no frozen layer with weights before the trainable layers of {flat.name}.")
     tensors = {id(t): t for node in graph_nodes(flat) for t in node.outputs}
     shapes = {
         key: shape for call in calls for key, shape in zip(call.inputs + call.outputs, call.input_shapes + call.shapes)
@@ -103,7 +103,7 @@ def find_cut_point(flat):
     loses_masks = any(_may_read_masks(call, tensors) for call in late)
     recomputed, candidates = 0, []
     for position in range(len(early), 0, -1):
-        # Going back, one more layer is computed in every epoch; in front of all weights there is nothing to cache.
+        # Going back, one more layer is computed in every epoch; before all weights there is nothing to cache.
         if not any(weights_of(call.layer) for call in early[:position]):
             break
         size = sum(_tensor_bytes(tensors[key].dtype, shapes.get(key, ())) for key in crossing)

@@ -51,8 +51,7 @@ def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0
     """
     max_examples = None if max_examples is None else as_int("max_examples", max_examples, 1)
     dataset = as_dataset(x, y, labelled=True)
-    flat, boundaries = _stage_boundaries(model)
-    extract = _pooled_at(flat, boundaries.values())
+    flat, names, pooled = pooled_stages(model)
     batches, examples = _labelled_batches(dataset, batch_size, max_examples, seed)
     runner, rows, labels, left, done = None, [], [], max_examples, 0
     for batch in batches:
@@ -61,7 +60,7 @@ def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0
         inputs, targets = batch[0], np.asarray(batch[1])
         if runner is None:  # an error about the shape is raised here, and not inside a trace
             _check_shapes(flat, inputs)
-            runner = inference_runner(extract, len(targets), examples=examples)
+            runner = inference_runner(pooled, len(targets), examples=examples)
         if not dataset.random_access and not all_finite(inputs):
             raise ValueError("The inputs hold NaN or infinity; expected numbers. Leave these examples out.")
         count = len(targets) if left is None else min(len(targets), left)
@@ -75,7 +74,7 @@ def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0
             break
     if not rows:
         raise ValueError("There are no examples; expected at least one batch.")
-    features = {name: np.concatenate([outputs[i] for outputs in rows]) for i, name in enumerate(boundaries)}
+    features = {name: np.concatenate([outputs[i] for outputs in rows]) for i, name in enumerate(names)}
     for name, vectors in features.items():
         broken = int((~np.isfinite(vectors)).any(axis=1).sum())
         if broken:
@@ -149,6 +148,20 @@ def _trace_graph(model, x):
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); expected one that uses keras.layers and "
             "keras.ops only."
         ) from error
+
+
+def pooled_stages(model):
+    """Build a function that computes one vector for each stage boundary.
+
+    Args:
+        model: as in :func:`stage_features`.
+
+    Returns:
+        ``(flat, names, pooled)``: the model without nesting; the name of each stage but the head; and a function of
+        inputs, called like a model, that returns the vector at the end of each of them.
+    """
+    flat, boundaries = _stage_boundaries(model)
+    return flat, tuple(boundaries), _pooled_at(flat, boundaries.values())
 
 
 def _stage_boundaries(model):

@@ -13,11 +13,11 @@ import time
 import numpy as np
 
 from thaw._files import FULL_DISK_ERRORS, cache_root, write_atomically, write_text
-from thaw.features.disk_budget import SHARD_INDEX, DiskBudget, folders_in
+from thaw.features.disk_budget import FULL_DISK, SHARD_INDEX, DiskBudget, folders_in
 from thaw.features.shards import Shard, ShardedArray, ShardWriter, find_ids, row_bytes, write_shard
 
 FORMAT_VERSION = 2
-SHARD_BYTES = 128e6  # lost at most when a process is killed, and held in memory by a writer
+SHARD_BYTES = 128e6
 SHARD_OVERHEAD_BYTES = 4096  # headers of the files, and shard.json
 MAX_COMMIT_ATTEMPTS = 8
 ACTIVATIONS = "activations"  # folder of the feature cache in the cache folder
@@ -26,15 +26,18 @@ ACTIVATIONS = "activations"  # folder of the feature cache in the cache folder
 class FeatureCache:
     """Cache features on disk within a budget of bytes, shared by several processes.
 
-    The cache holds tables, one for each prefix (and dtype), and a table holds shards of about 128 MB. A shard is
-    written under another name and renamed; a killed process loses at most the shard that it was filling. When there is
-    no room, the least recently used shards are removed, whatever table they are in; a process that has them open keeps
-    reading. Damage is detected by CRC-32 when a process opens a shard, whose rows then count as missing.
+    The cache has one table for each cut point of a model and each dtype. The rows of a table lie in shards, folders of
+    about 128 MB. A shard is written under another name and renamed when it is complete, so that a killed process loses
+    at most the shard that it was filling. When there is no room, the least recently used shards of all tables are
+    removed; a process that has such a shard open can still read it. A shard is compared with its CRC-32 when it is
+    opened; where it is damaged, its rows count as missing.
 
     Args:
         cache_dir: the folder of all caches (:func:`thaw._files.cache_root`); this one is ``activations`` in it.
         budget: bytes. Default: ``$THAW_CACHE_GB`` (a GB is 1e9 bytes), else 20 GB, but no more than half of what the
             cache holds and the free disk together.
+        shard_bytes: size of a shard: lost at most when a process is killed, and held in memory by a writer. Default
+            128 MB.
 
     Attributes:
         folder: its path.
@@ -58,10 +61,10 @@ class FeatureCache:
         [[3.0, 4.0], [1.0, 2.0]]
     """
 
-    def __init__(self, cache_dir=None, budget=None):
+    def __init__(self, cache_dir=None, budget=None, *, shard_bytes=SHARD_BYTES):
         self.disk = DiskBudget(cache_root(cache_dir) / ACTIVATIONS, budget)
         self.disk.remove_leftovers()
-        self.folder, self.budget = self.disk.folder, self.disk.budget
+        self.folder, self.budget, self.shard_bytes = self.disk.folder, self.disk.budget, shard_bytes
         self.notes, self.tables = [], []
         self.verified = set()  # shards whose CRC-32 this process has compared
 
@@ -95,12 +98,17 @@ class FeatureTable:
 
     An id is two int64: the content of the example, and its augmented version (0: not augmented). Rows that this object
     has read or written stay readable through it, even if another process removes them meanwhile.
+
+    Attributes:
+        folder: its path.
+        tensors: ``[(shape of a row, dtype)]``.
+        cache: the :class:`FeatureCache`, with its notes about damage.
     """
 
     def __init__(self, cache, key, about, tensors):
         self.folder, self.tensors = cache.folder / key, tensors
         self.is_written = False
-        self._cache, self._disk, self._shards, self._damaged = cache, cache.disk, {}, set()
+        self.cache, self._disk, self._shards, self._damaged = cache, cache.disk, {}, set()
         self._about = {"format": FORMAT_VERSION, "about": about, "tensors": [[list(s), d] for s, d in tensors]}
         self._row_bytes = row_bytes(tensors)
         existing = _read_about(self.folder)
@@ -115,11 +123,6 @@ class FeatureTable:
             self._create_folder()
         except OSError as error:
             raise _explained(error, cache.folder) from error
-
-    @property
-    def notes(self):
-        """Sentences about damage that was found, of the whole cache."""
-        return self._cache.notes
 
     def room(self):
         """Return how many bytes may still be written without removing shards that this table uses."""
@@ -160,7 +163,7 @@ class FeatureTable:
         return [ShardedArray([shard.maps[i] for shard in shards], positions) for i in range(len(self.tensors))]
 
     def writer(self, total_rows):
-        """Return a context manager to add rows; they are saved every 128 MB and at its end.
+        """Return a context manager to add rows; they are saved shard by shard and at its end.
 
         Args:
             total_rows: number of rows to be added, to fail early where there is no room.
@@ -180,7 +183,7 @@ class FeatureTable:
                 "smaller one.",
             )
         self.is_written = True
-        return ShardWriter(self._commit, self.tensors, total_rows, SHARD_BYTES)
+        return ShardWriter(self._commit, self.tensors, total_rows, self.cache.shard_bytes)
 
     def _find(self, ids):
         """Return the positions of ids among the rows of the shards that hold them (-1: in none), and these shards."""
@@ -218,11 +221,11 @@ class FeatureTable:
 
     def _open(self, shard):
         try:
-            shard.open(check=shard.folder not in self._cache.verified)
+            shard.open(check=shard.folder not in self.cache.verified)
         except (OSError, ValueError, EOFError) as error:
             self._discard(shard.folder, error)
             return False
-        self._cache.verified.add(shard.folder)
+        self.cache.verified.add(shard.folder)
         return True
 
     def _discard(self, path, error):
@@ -234,7 +237,7 @@ class FeatureTable:
         if not path.exists():
             return
         reason = getattr(error, "strerror", None) or str(error)
-        self._cache.notes.append(f"Cached features were damaged and are computed again ({path}: {reason}).")
+        self.cache.notes.append(f"Cached features were damaged and are computed again ({path}: {reason}).")
         self._disk.remove(path)
 
     def _create_folder(self):
@@ -258,7 +261,7 @@ class FeatureTable:
         part = self._disk.part()
         path = self.folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}"
         # Two tables that are written side by side must not remove one another's shards.
-        in_use = {path for table in {*self._cache.tables, self} if table.is_written for path in table.in_use()}
+        in_use = {path for table in {*self.cache.tables, self} if table.is_written for path in table.in_use()}
         self._disk.make_room(ids.nbytes + sum(array.nbytes for array in arrays) + SHARD_OVERHEAD_BYTES, in_use)
         try:
             write_shard(part, ids, arrays)
@@ -279,7 +282,7 @@ class FeatureTable:
             raise
         shard.folder = path
         self._shards[path.name] = shard
-        self._cache.verified.add(path)
+        self.cache.verified.add(path)
         self._touch([path])
 
 
@@ -310,7 +313,7 @@ def _read_about(folder):
 
 def _explained(error, folder):
     if error.errno in FULL_DISK_ERRORS:
-        message = f"the disk is full at {folder}: free some space, or set THAW_CACHE to a folder on another disk"
+        message = FULL_DISK.format(folder)
     else:
         message = f"the feature cache cannot be written at {folder} ({error.strerror}): set THAW_CACHE"
     return type(error)(error.errno, message)

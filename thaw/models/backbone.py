@@ -22,9 +22,9 @@ def backbone(name=EMBEDDED, *, weights="imagenet", head=False, input_shape=None,
     Pixels are 0 to 255, in the order red, green, blue; the preprocessing is a part of the model.
 
     Args:
-        name: ``"efficientnet_lite0"`` (default; its ImageNet weights are installed with thaw), a model of
-            ``keras.applications`` such as ``"mobilenet_v2"`` (Keras downloads the weights), or the path of your own
-            ``.keras`` or ``.h5`` file, whose head is removed.
+        name: ``"efficientnet_lite0"`` (default; its ImageNet weights come with the extras ``[cpu]`` and ``[gpu]``), a
+            model of ``keras.applications`` such as ``"mobilenet_v2"`` (Keras downloads the weights), or the path of
+            your own ``.keras`` or ``.h5`` file, whose head is removed.
         weights: ``"imagenet"`` (default), the path of a local file of weights, or ``None`` for random weights. Your own
             model file contains its weights.
         head: bool, keep the original head; default ``False``.
@@ -64,21 +64,6 @@ def backbone(name=EMBEDDED, *, weights="imagenet", head=False, input_shape=None,
     if name == EMBEDDED:
         return _build_embedded(weights, head, shape or (224, 224, 3), preprocessing)
     return _build_application(name, weights, head, shape, preprocessing)
-
-
-def backbone_names():
-    """Return the names of all backbones, the default one first.
-
-    Returns:
-        A tuple of str, for :func:`backbone`.
-
-    Example:
-        >>> backbone_names()[0]
-        'efficientnet_lite0'
-    """
-    from thaw.models.applications import application_names
-
-    return (EMBEDDED, *application_names())
 
 
 def _check_shape(shape):
@@ -194,7 +179,7 @@ def _load_user_model(path, weights, head, shape, preprocessing):
 
 
 def _choose_scaling(path, model, preprocessing):
-    """Return the kind of preprocessing to put in front of a user's model; warn if it is only assumed."""
+    """Return the kind of preprocessing to put before a user's model; warn if it is only assumed."""
     from thaw.models.applications import family_of
     from thaw.models.preprocessing import scales_pixels
 

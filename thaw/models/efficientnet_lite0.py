@@ -169,6 +169,7 @@ def efficientnet_lite0(weights="imagenet", *, head=False, input_shape=(224, 224,
 
     if weights not in ("imagenet", None):
         raise ValueError(f'weights={weights!r}; EfficientNet-Lite0 takes "imagenet" or None.')
+    path = _checked_weight_file() if weights else None
 
     def normed(x, name, activation=True):
         x = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=name)(x)
@@ -199,19 +200,15 @@ def efficientnet_lite0(weights="imagenet", *, head=False, input_shape=(224, 224,
         x = layers.Dropout(0.2, name="head_dropout")(x)
         x = layers.Dense(1000, activation="softmax", name="head_classes")(x)
     model = keras.Model(inputs, x, name="efficientnet_lite0")
-    if weights:
-        _load(model)
+    if path:
+        _load(model, path)
     return model
 
 
-def _load(model):
+def _load(model, path):
     """Copy the published tensors into a model, which has its layers in the same order."""
     from keras import layers
 
-    path = _weight_file()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != _SHA256:
-        raise ValueError(f"{path} has SHA-256 {digest}, expected {_SHA256}; install the weights again:\n    {_INSTALL}")
     tensors = read_torch_file(path)
     names = (n.removesuffix(".weight") for n in tensors if n.endswith(".weight"))
     weighted = (layer for layer in model.layers if layer.weights)
@@ -227,6 +224,14 @@ def _load(model):
                 layer.set_weights([kernel.transpose(2, 3, 1, 0)])
             case layers.Dense():
                 layer.set_weights([kernel.T, tensors[f"{name}.bias"]])
+
+
+def _checked_weight_file():
+    path = _weight_file()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != _SHA256:
+        raise ValueError(f"{path} has SHA-256 {digest}, expected {_SHA256}; install the weights again:\n    {_INSTALL}")
+    return path
 
 
 def _weight_file():

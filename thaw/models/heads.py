@@ -207,7 +207,7 @@ def remove_head(model):
         A plain ``keras.Model`` on the same layers; ``model`` itself if its output already is a feature map.
 
     Raises:
-        ValueError: several inputs or outputs, a model without a graph, or nothing left in front of the head.
+        ValueError: several inputs or outputs, a model without a graph, or nothing left before the head.
 
     Example:
         >>> import keras
@@ -239,12 +239,12 @@ def remove_head(model):
     if cut is output:
         return model
     if id(cut) in made_by and made_by[id(cut)].is_input:
-        raise ValueError(f"{model.name} is all head: nothing is left in front of its dense layers.")
+        raise ValueError(f"{model.name} is all head: nothing is left before its dense layers.")
     return keras.Model(model.inputs[0], cut, name=model.name)
 
 
 def _before_last_dense(node, in_chain):
-    """Return the tensor in front of the dense layer that a node calls, in a nested model too, or ``None``."""
+    """Return the tensor before the dense layer that a node calls, in a nested model too, or ``None``."""
     import keras
 
     layer, inputs = node.operation, node.input_tensors
@@ -302,7 +302,7 @@ def _head_chain(tensor, made_by):
 
 
 def _last_feature_map(chain, made_by):
-    """The last tensor with height and width; in front of a pooling that leaves 1 x 1. ``None`` if there is none."""
+    """The last tensor with height and width; before a pooling that leaves 1 x 1. ``None`` if there is none."""
     maps = [t for t in chain if len(t.shape) == 4]
     for tensor in maps:
         if tuple(tensor.shape[1:3]) != (1, 1):

@@ -215,7 +215,7 @@ def _grid_starts(calls, sizes):
     starts, grid, begin = [], ahead[0], 0
     for i, now in enumerate(ahead):
         if now <= 0.4 * grid:  # half in both directions, up to padding
-            # Leaves weights in front of it: an image of one channel always has the fewest bytes.
+            # Leaves weights before it: an image of one channel always has the fewest bytes.
             weighted = next((n for n in range(begin, i) if weights_of(calls[n].layer)), i)
             cut = _narrowest(calls, sizes, weighted + 1, i)
             if cut is not None:
@@ -270,7 +270,7 @@ def _repeated_blocks(calls):
 
 
 def _pre_norm(calls, attention):
-    """Say whether a norm in front of an attention feeds it alone.
+    """Say whether a norm before an attention feeds it alone.
 
     In a post-norm network it feeds the shortcut too, and belongs to the block before.
     """

@@ -205,20 +205,24 @@ def preserve_rng():
         >>> random.getstate() == before
         True
     """
-    import keras
-    import tensorflow as tf
-
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    # Keras lists its global seed generator nowhere, but a traced function that draws from it does. It is never run.
-    rng_variables = tf.function(lambda: keras.random.uniform(())).get_concrete_function().variables
+    rng_variables = _rng_variables()
     values = [v.numpy() for v in rng_variables]
     try:
         yield rng_variables
     finally:
-        for variable, value in zip(rng_variables, values):
+        for variable, value in zip(_rng_variables(), values):  # others, where the block called set_random_seed
             variable.assign(value)
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _rng_variables():
+    """The state of Keras' global seed generator. Keras lists it nowhere, but a traced function that draws does."""
+    import keras
+    import tensorflow as tf
+
+    return tf.function(lambda: keras.random.uniform(())).get_concrete_function().variables  # never run
 
 
 def reinitialize_weights(model, seed=0):

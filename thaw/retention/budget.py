@@ -16,10 +16,6 @@ from thaw.retention.merging import accuracy_of, combine_stages, interpolate_weig
 from thaw.training.freezing import batchnorm_layers, freeze
 
 ALPHAS = tuple(i / 10 for i in range(11))
-# The first steps away from the source weights cost the source task most.
-LINE_ALPHAS = (0.0, 0.02, 0.05, 0.1, 0.15, *(i / 10 for i in range(2, 11)))
-CURVE_ALPHAS = (0.05, *(i / 10 for i in range(1, 10)))  # between the same ends, by importance
-ESTIMATED_ALPHAS = (0.3, 0.5, 0.7, 0.9)  # with BatchNorm statistics estimated too, which takes longer
 IMPORTANCE_EXAMPLES = 100  # of each task, to estimate the importance of the weights
 STATISTICS_EXAMPLES = 256  # of each task, to estimate BatchNorm statistics
 
@@ -183,6 +179,24 @@ def _reason(rows, best, max_forgetting):
 
 
 @dataclasses.dataclass(frozen=True)
+class PathAlphas:
+    """The interpolations that :func:`enforce_budget` tries on each path between the source and the tuned backbone.
+
+    Args:
+        line: on the straight line. The first steps away from the source weights cost the source task most.
+        curve: on the curve by the importance of the weights, between the same ends; empty for no curve.
+        estimated: on the line with BatchNorm statistics estimated too, which takes longer; empty for none.
+    """
+
+    line: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.15, *(i / 10 for i in range(2, 11)))
+    curve: tuple[float, ...] = (0.05, *(i / 10 for i in range(1, 10)))
+    estimated: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9)
+
+
+PATH_ALPHAS = PathAlphas()
+
+
+@dataclasses.dataclass(frozen=True)
 class _Path:
     """One way between the weights before and after: on the line or the curve, with one kind of BatchNorm statistics."""
 
@@ -193,7 +207,18 @@ class _Path:
 
 
 def enforce_budget(
-    model, before, source, splits, *, examples, predictor, measure, best_epoch=None, batch_size=32, seed=0
+    model,
+    before,
+    source,
+    splits,
+    *,
+    examples,
+    predictor,
+    measure,
+    best_epoch=None,
+    alphas=PATH_ALPHAS,
+    batch_size=32,
+    seed=0,
 ):
     """Set the weights of a tuned model to the best ones that forget no more than a budget, or to the nearest.
 
@@ -222,6 +247,7 @@ def enforce_budget(
         measure: ``retention_callback(...).measure``.
         best_epoch: the best epoch inside the budget, a :class:`~thaw.training.callbacks.RestoreBestWeights`; or
             ``None``.
+        alphas: the interpolations to try, :class:`PathAlphas`.
         batch_size: examples in a batch. Default 32.
         seed: seed of the draws.
 
@@ -238,7 +264,7 @@ def enforce_budget(
         (True, 0.6)
     """
     validation, budget = splits.validation, source.max_forgetting
-    majority = float(np.bincount(validation.y).max() / len(validation.y))
+    majority = splits.task.baseline(validation.y)
     epoch_score = None
     if best_epoch is not None:  # Keras reports float32, which may be slightly above the true value
         epoch_score = round(best_epoch.value * len(validation)) / len(validation)
@@ -254,7 +280,7 @@ def enforce_budget(
     after = [w.numpy() for w in model.weights]
     before = combine_stages(model, before, after)
     with preserve_flags(model):
-        paths = _paths(model, before, after, source, splits.train, examples, seed)
+        paths = _paths(model, before, after, source, splits.train, examples, alphas, seed)
         # The stages that have not changed in the whole run are computed once, for both tasks.
         freeze(model, _changed_stages(model, before, after), "trained")
         target_predictor = CachedPredictor(model, validation, batch_size=batch_size)
@@ -298,18 +324,18 @@ def enforce_budget(
     return result, [_note(result, forgotten)]
 
 
-def _paths(model, before, after, source, train, examples, seed):
+def _paths(model, before, after, source, train, examples, alphas, seed):
     """Choose the paths to try; the weights of the model are restored."""
     estimated = functools.partial(interpolate_weights, x=_inputs_of_both(train, examples))
     if not _equal_statistics(model, before, after):
-        return [_Path("line", "estimated", estimated, LINE_ALPHAS)]
-    paths = [_Path("line", "frozen", interpolate_weights, LINE_ALPHAS)]
-    if CURVE_ALPHAS:
+        return [_Path("line", "estimated", estimated, alphas.line)]
+    paths = [_Path("line", "frozen", interpolate_weights, alphas.line)]
+    if alphas.curve:
         importance = _importance(model, before, after, source, train, examples, seed)
         curve = functools.partial(interpolate_weights, importance=importance)
-        paths.append(_Path("curve", "frozen", curve, CURVE_ALPHAS))
-    if source.examples is not None and changed_batchnorms(model, [before, after]):
-        paths.append(_Path("line", "estimated", estimated, ESTIMATED_ALPHAS))
+        paths.append(_Path("curve", "frozen", curve, alphas.curve))
+    if alphas.estimated and source.examples is not None and changed_batchnorms(model, [before, after]):
+        paths.append(_Path("line", "estimated", estimated, alphas.estimated))
     return paths
 
 

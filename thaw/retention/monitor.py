@@ -15,7 +15,7 @@ from thaw.features.predictions import batch_probabilities
 from thaw.features.similarity import MIN_BATCH_SIZE, agreement, stage_cka, stage_grams
 from thaw.metrics.intervals import Estimate, binomial_interval, bootstrap
 from thaw.models.stages import HEAD
-from thaw.retention.budget import enforce_budget, is_inside
+from thaw.retention.budget import PATH_ALPHAS, enforce_budget, is_inside
 from thaw.tasks import class_numbers
 
 MAX_MONITORED_EXAMPLES = 1000
@@ -207,22 +207,42 @@ def _compare(before, after, identical, seed):
         A dict with ``examples``, ``before``, ``after``, ``kept`` and ``lost``.
     """
     n = len(before)
-    if identical:
-        ends = (1.0, 1.0), (0.0, 0.0)
-    elif np.array_equal(before, after):
-        # A bootstrap of pairs without a change sees no uncertainty. So many examples without one change bound how
-        # often there may be one (Clopper and Pearson 1934).
-        bound = 1 - 0.025 ** (1 / n)
-        ends = (max(0.0, 1 - bound / before.mean()), 1 + bound / before.mean()), (-bound, bound)
-    else:
-        ends = [(found.low, found.high) for found in bootstrap(_kept_and_lost, before, after, seed=seed)]
+    kept, lost = kept_and_lost_intervals(before, after, identical, seed)
     estimates = {
         "before": binomial_interval(before.sum(), n, "exact"),
         "after": binomial_interval(after.sum(), n, "exact"),
-        "kept": Estimate(_ratio(before, after), *ends[0]),
-        "lost": Estimate(float(before.mean() - after.mean()), *ends[1]),
+        "kept": Estimate(_ratio(before, after), *kept),
+        "lost": Estimate(float(before.mean() - after.mean()), *lost),
     }
     return {"examples": n} | {name: estimate.to_dict() for name, estimate in estimates.items()}
+
+
+def kept_and_lost_intervals(before, after, identical, seed):
+    """Return the 95 % intervals of what was kept and of what was lost.
+
+    Args:
+        before: ``(n,)`` bools.
+        after: ``(n,)`` bools.
+        identical: whether the probabilities are bit-identical.
+        seed: seed of the bootstrap.
+
+    Returns:
+        ``((low, high), (low, high))``.
+
+    Example:
+        >>> from thaw.retention.monitor import kept_and_lost_intervals
+        >>> kept_and_lost_intervals(np.ones(9, bool), np.ones(9, bool), True, 0)
+        ((1.0, 1.0), (0.0, 0.0))
+    """
+    if identical:
+        return (1.0, 1.0), (0.0, 0.0)
+    if np.array_equal(before, after):
+        # A bootstrap of pairs without a change sees no uncertainty. So many examples without one change bound how
+        # often there may be one (Clopper and Pearson 1934).
+        bound = 1 - 0.025 ** (1 / len(before))
+        return (max(0.0, 1 - bound / before.mean()), 1 + bound / before.mean()), (-bound, bound)
+    kept, lost = bootstrap(_kept_and_lost, before, after, seed=seed)
+    return (kept.low, kept.high), (lost.low, lost.high)
 
 
 class ForgettingMonitor:
@@ -235,6 +255,7 @@ class ForgettingMonitor:
         folder: where the best epoch inside the budget is saved, so that an interrupted run can be resumed.
         monitor: name in the logs by which an epoch inside the budget is better. Default ``"val_accuracy"``.
         mode: ``"max"`` or ``"min"``: which direction of it is better. Default ``"max"``.
+        alphas: the interpolations to try where a budget is exceeded, :class:`thaw.retention.budget.PathAlphas`.
         batch_size: examples in a batch. Default 32.
         seed: seed of the intervals.
 
@@ -245,8 +266,8 @@ class ForgettingMonitor:
         start: arrays of the model's weights before the first step.
 
     Raises:
-        ValueError: nothing can be measured where it was asked for, or the folder holds a run with other images of the
-            source task or another budget.
+        ValueError: there are no validation data, nothing can be measured where it was asked for, or the folder holds a
+            run with other images of the source task or another budget.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -263,9 +284,23 @@ class ForgettingMonitor:
         0.0
     """
 
-    def __init__(self, source, model, splits, folder, *, monitor="val_accuracy", mode="max", batch_size=32, seed=0):
+    def __init__(
+        self,
+        source,
+        model,
+        splits,
+        folder,
+        *,
+        monitor="val_accuracy",
+        mode="max",
+        alphas=PATH_ALPHAS,
+        batch_size=32,
+        seed=0,
+    ):
+        if splits.validation is None:
+            raise ValueError("There are no validation data; what is forgotten can be measured only beside them.")
         self.source, self.model, self.splits = source, model, splits
-        self.monitor, self.mode = monitor, mode
+        self.monitor, self.mode, self.alphas = monitor, mode, alphas
         self.batch_size, self.seed = batch_size, seed
         self.notes, self.callbacks = list(source.notes), []
         self.start = [w.numpy() for w in model.weights]
@@ -301,6 +336,7 @@ class ForgettingMonitor:
                 predictor=self._predictor,
                 measure=self._watch.measure,
                 best_epoch=self._best if self._best.weights else None,
+                alphas=self.alphas,
                 batch_size=self.batch_size,
                 seed=self.seed,
             )
@@ -429,17 +465,14 @@ class _BestFile:
 
     def resume(self, best):
         """Read what an interrupted run has saved into ``best``, or begin a new file."""
-        from thaw.training.checkpoint import read_checkpoint, write_checkpoint
+        from thaw.training.checkpoint import CHECKPOINT, read_checkpoint, unfinished_run_error, write_checkpoint
 
-        if not (self.folder / "checkpoint.npz").exists():  # no epoch is complete: there is nothing to lose
+        if not (self.folder / CHECKPOINT).exists():  # no epoch is complete: there is nothing to lose
             write_checkpoint(self.file, {"fingerprint": self.fingerprint}, {})
             return
         meta, arrays = read_checkpoint(self.file) if self.file.exists() else ({}, {})
         if meta.get("fingerprint") != self.fingerprint:
-            raise ValueError(
-                f"{self.folder} holds an unfinished run with other images of the source task or another budget; give "
-                "the same command again to resume it, name another folder, or delete this one."
-            )
+            raise unfinished_run_error(self.folder, "with other images of the source task or another budget")
         if "best" in arrays:
             best.value, best.tie, best.epoch = meta["best"]
             best.weights = arrays["best"]

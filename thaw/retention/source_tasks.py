@@ -150,12 +150,21 @@ def source_task(
     )
 
 
-def source_images(source, image_size, *, classes=None, outputs=None, cache_dir=None, progress=None):
+def source_images(
+    source,
+    image_size,
+    *,
+    classes=None,
+    outputs=None,
+    max_examples=MAX_SOURCE_EXAMPLES,
+    cache_dir=None,
+    progress=None,
+):
     """Read images of the source task.
 
-    At most 1000 are drawn by their content: the same images whatever the files are called, and others that are added
-    replace few of them. Where the source has splits of its own, the training images are left out: the source model has
-    seen them.
+    At most ``max_examples`` are drawn by their content: the same images whatever the files are called, and others that
+    are added replace few of them. Where the source has splits of its own, the training images are left out: the source
+    model has seen them.
 
     Args:
         source: path of a folder ``class/image``, a folder of images without classes, or a CSV file ``image,label``.
@@ -163,6 +172,7 @@ def source_images(source, image_size, *, classes=None, outputs=None, cache_dir=N
         classes: dict from the name of a class to its number in the source head; ``None`` where no names are known.
         outputs: number of classes of the source head, for when no names are known: with as many class folders, their
             sorted order is taken for the head's.
+        max_examples: number of images at most. Default 1000.
         cache_dir: folder of the caches; see :func:`thaw._files.cache_root`.
         progress: function called with (files done, files in all, description); or ``None``.
 
@@ -189,7 +199,7 @@ def source_images(source, image_size, *, classes=None, outputs=None, cache_dir=N
     if numbers:
         known = [i for i, name in enumerate(names) if name in numbers]
         files, names = [files[i] for i in known], [names[i] for i in known]
-    drawn = sorted(range(len(files)), key=lambda i: _content_hash(files[i]))[:MAX_SOURCE_EXAMPLES]
+    drawn = sorted(range(len(files)), key=lambda i: _content_hash(files[i]))[:max_examples]
     files, names = [files[i] for i in drawn], [names[i] for i in drawn]
     checks = check_images(
         files,

@@ -56,7 +56,7 @@ def resolve_plan(plan, model, train, validation, folder, *, settings=None, callb
     """
     from thaw.advice.advise import advise
     from thaw.training.callbacks import notify
-    from thaw.training.checkpoint import fingerprint_run
+    from thaw.training.checkpoint import CHECKPOINT, fingerprint_run, unfinished_run_error
 
     if isinstance(plan, Plan):
         return ResolvedPlan(plan)
@@ -75,17 +75,11 @@ def resolve_plan(plan, model, train, validation, folder, *, settings=None, callb
     if record.exists():
         saved = json.loads(record.read_text(encoding="utf-8"))
         if saved.get("asked") != asked:
-            raise ValueError(
-                f"{folder} holds an unfinished run of another plan, model, data or seed; give the same command again "
-                "to resume it, name another folder, or delete this one."
-            )
+            raise unfinished_run_error(folder, "of another plan, model, data or seed")
         advice = saved["advice"]
         return ResolvedPlan(Plan.load(folder / PLAN), advice["scratch"], tuple(advice["reasons"]), advice)
-    if (folder / "checkpoint.npz").exists():
-        raise ValueError(
-            f"{folder} holds an unfinished run with a plan of its own; give the same command again, with that plan, to "
-            "resume it, name another folder, or delete this one."
-        )
+    if (folder / CHECKPOINT).exists():
+        raise unfinished_run_error(folder, "with a plan of its own")
     result = advise(model, train, validation_data=validation, callbacks=callbacks, **settings)
     advice = result.to_dict()
     writers = {

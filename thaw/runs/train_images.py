@@ -110,12 +110,10 @@ def tune_images(
         model.compile(**compile_settings(model) | {"optimizer": _build_optimizer(*optimizer)})
         is_measured = source.examples is not None or source.max_forgetting is not None
         _check_monitor(model, monitor, mode, ["retention"] if is_measured else [], callbacks)
-        decides = monitor_of(model, monitor, mode, validation=splits.validation is not None)
+        decides = monitor_of(model, monitor, mode)
         sizes = {"batch_size": batch_size, "seed": seed}
         forgetting = ForgettingMonitor(source, model, splits, work, monitor=decides[0], mode=decides[1], **sizes)
-        settings = {name: value for name, value in (advice or {}).items() if value is not None}
-        settings = {"minutes": None, "batch_size": batch_size, "seed": seed} | settings
-        settings["scratch"] = source.max_forgetting is None  # from random weights everything would be forgotten
+        settings = advice_settings(advice or {}, source.max_forgetting, **sizes)
         resolved = resolve_plan(plan, model, train, splits.validation, work, settings=settings, callbacks=callbacks)
         plan = resolved.plan
         predefined = options and isinstance(options["plan"], str) and options["plan"] != "auto"
@@ -185,6 +183,29 @@ def tune_images(
     return model, metrics, history
 
 
+def advice_settings(given, max_forgetting, *, batch_size, seed):
+    """Complete the keyword arguments of :func:`thaw.advise` for a run.
+
+    Args:
+        given: dict of keyword arguments that were asked for; those that are ``None`` are left out.
+        max_forgetting: the forgetting budget of the run, or ``None``. With one, random weights are not tried, because
+            everything would be forgotten.
+        batch_size: examples in a batch.
+        seed: seed of the run.
+
+    Returns:
+        A dict.
+
+    Example:
+        >>> from thaw.runs.train_images import advice_settings
+        >>> advice_settings({"minutes": 3}, 0.02, batch_size=32, seed=0)
+        {'minutes': 3, 'batch_size': 32, 'seed': 0, 'scratch': False}
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    defaults = {"minutes": None, "batch_size": batch_size, "seed": seed}
+    return defaults | asked | {"scratch": max_forgetting is None}
+
+
 def _check_monitor(model, monitor, mode, more, callbacks):
     """Refuse a metric that does not exist, or has no direction, before the search for a plan."""
     from thaw.tasks import compiled_metrics, metric_name, monitor_of
@@ -199,6 +220,8 @@ def _check_monitor(model, monitor, mode, more, callbacks):
 
 def _write_config(folder, options, plan):
     """Write ``config.toml`` when a run begins; compare it when the run is resumed."""
+    from thaw.training.checkpoint import CHECKPOINT, unfinished_run_error
+
     options = dict(options)
     asked, writers = options.get("plan", plan), {}
     if isinstance(plan, Plan) and (isinstance(asked, Plan) or is_plan_file(asked)):
@@ -206,17 +229,15 @@ def _write_config(folder, options, plan):
         writers = {folder / PLAN: write_text(plan.to_toml())}
     text = config_text(options, folder)
     path, work = folder / CONFIG, folder / UNFINISHED
-    begun = (work / "checkpoint.npz").exists() or (work / RECORD).exists()
+    begun = (work / CHECKPOINT).exists() or (work / RECORD).exists()
     if not begun or not path.exists():
         write_all(writers | {path: write_text(text)})
         return text
     before, now = (_comparable(tomllib.loads(part)) for part in (path.read_text(encoding="utf-8"), text))
     for name in {**before, **now}:
         if before.get(name) != now.get(name):
-            raise ValueError(
-                f"{folder} holds an unfinished run with {name} = {before.get(name)!r}, and now it is "
-                f"{now.get(name)!r}; give the same command again to resume it, name another folder, or delete this one."
-            )
+            difference = f"with {name} = {before.get(name)!r}, and now it is {now.get(name)!r}"
+            raise unfinished_run_error(folder, difference)
     return text
 
 

@@ -175,6 +175,8 @@ def validated_weights(model, optimizer):
 class TerminateOnNonFinite(keras.callbacks.Callback):
     """Raise at the first batch whose loss is NaN or infinite, and say where it was.
 
+    The weights stay as they are: :func:`thaw.fine_tune`, which uses it, restores the last good ones.
+
     Args:
         phase: name of the phase, for the message.
 
@@ -198,8 +200,8 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         value = (logs or {}).get("val_loss", 0.0)
         if not math.isfinite(value):
             raise FloatingPointError(
-                f'The validation loss became {value} in phase "{self.phase}", epoch {epoch + 1}. The last good '
-                "weights were restored. Try a tenth of the learning rate, a longer warm-up, or "
+                f'The validation loss became {value} in phase "{self.phase}", epoch {epoch + 1}. fine_tune restores '
+                "the last good weights. Try a tenth of the learning rate, a longer warm-up, or "
                 "global_clipnorm=1.0 in the optimizer."
             )
 
@@ -210,8 +212,8 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
             rate = learning_rate_of_last_step(self.model.optimizer)
             raise FloatingPointError(
                 f'The loss became {loss} in phase "{self.phase}", epoch {self.epoch + 1}, batch {batch + 1} '
-                f"(step {step} of the phase), at a learning rate of {float(rate):.3g}. The last good weights were "
-                "restored. Try a tenth of the learning rate, a longer warm-up, global_clipnorm=1.0 in the "
+                f"(step {step} of the phase), at a learning rate of {float(rate):.3g}. fine_tune restores the last "
+                "good weights. Try a tenth of the learning rate, a longer warm-up, global_clipnorm=1.0 in the "
                 "optimizer, and look for inputs that are not finite."
             )
 
@@ -334,6 +336,7 @@ class ProgressBar(TuneCallback):
         self.verbose = verbose
         self.bars = _bars(self.summary, verbose == 1)
         self.phase, self.task, self.first, self.waiting, self.reasons = None, None, None, None, ()
+        self.is_resumed = False
 
     def __enter__(self):
         self.bars.start()
@@ -369,7 +372,7 @@ class ProgressBar(TuneCallback):
             self.console.print(f"{finding.level}: {finding}", style="bold yellow")
 
     def on_resume(self, phase, epoch):
-        self.console.print(f"resuming at epoch {epoch + 1}, phase {phase.name}")
+        self.is_resumed = True  # it is said where an epoch begins: a finished run has none left
 
     def on_phase_begin(self, phase, stages):
         self.phase, self.first, self.waiting = phase, None, None
@@ -381,6 +384,9 @@ class ProgressBar(TuneCallback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.began = epoch, time.monotonic()
+        if self.is_resumed:
+            self.console.print(f"resuming at epoch {epoch + 1}, phase {self.phase.name}")
+            self.is_resumed = False
         if self.first is None:
             self.first, self.phase_began = epoch, self.began
             self._remove_bar()

@@ -14,6 +14,7 @@ from thaw._keras import compile_settings, sublayers
 from thaw.data.dataset import Dataset
 from thaw.tasks import compiled_metrics, metric_name
 
+CHECKPOINT = "checkpoint.npz"  # its name in the folder of a run
 FORMAT = 2  # of the file; version 0.1 wrote none
 # Of a callback only these change during a fit; copying all its attributes would undo what its constructor did.
 _CALLBACK_STATE = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
@@ -149,6 +150,29 @@ def read_checkpoint(file):
             f"version, or delete {Path(file).parent} to start from the beginning."
         )
     return meta, {name: [by_index[i] for i in sorted(by_index)] for name, by_index in arrays.items()}
+
+
+def unfinished_run_error(folder, difference):
+    """Make the error for a folder that holds an unfinished run other than the one that was asked for.
+
+    Args:
+        folder: path of the folder.
+        difference: what is different about the unfinished run, to be read after "holds an unfinished run".
+
+    Returns:
+        A ``ValueError``, to be raised.
+
+    Example:
+        >>> from thaw.training.checkpoint import unfinished_run_error
+        >>> raise unfinished_run_error("run", "with seed = 1, and now it is 2")
+        Traceback (most recent call last):
+        ValueError: run holds an unfinished run with seed = 1, and now it is 2; give the same command again to resume \
+it, name another folder, or delete this one.
+    """
+    return ValueError(
+        f"{folder} holds an unfinished run {difference}; give the same command again to resume it, name another "
+        "folder, or delete this one."
+    )
 
 
 def _callback_state(callback):

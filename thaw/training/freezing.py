@@ -113,6 +113,18 @@ class WeightChange:
         weights: L2 norm of the change of the learned weights, relative to the larger of their norms before and after:
             0 for no change, 1 for weights that were zero before.
         statistics: the same for the BatchNorm statistics, means and variances.
+
+    Example:
+        >>> import keras
+        >>> from thaw import stages_of
+        >>> from thaw.training.freezing import snapshot_weights, weight_change
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2), keras.layers.Dense(2, use_bias=False)])
+        >>> stages = stages_of(model)
+        >>> before = snapshot_weights(stages)
+        >>> _ = stages[-1].layers[0].kernel.assign(2 * stages[-1].layers[0].kernel)
+        >>> *_, head = weight_change(stages, before)
+        >>> head.stage, round(head.weights, 3), head.statistics
+        ('head', 0.5, 0.0)
     """
 
     stage: str
@@ -128,6 +140,14 @@ def snapshot_weights(stages):
 
     Returns:
         A list for each stage of lists for each layer of arrays.
+
+    Example:
+        >>> import keras
+        >>> from thaw import stages_of
+        >>> from thaw.training import snapshot_weights
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2), keras.layers.Dense(3)])
+        >>> [[array.shape for layer in stage for array in layer] for stage in snapshot_weights(stages_of(model))]
+        [[(1, 2), (2,)], [(2, 3), (3,)]]
     """
     return [[[w.numpy().copy() for w in layer.weights] for layer in stage.layers] for stage in stages]
 

@@ -145,8 +145,11 @@ def layerwise_lr_decay(optimizer, model, decay):
         >>> import keras
         >>> from thaw import layerwise_lr_decay
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
-        >>> optimizer = layerwise_lr_decay(keras.optimizers.Adam(1e-3), model, 0.5)
-        >>> model.compile(optimizer, "mse")
+        >>> optimizer = layerwise_lr_decay(keras.optimizers.SGD(1.0), model, 0.5)
+        >>> optimizer.build(model.trainable_variables)
+        >>> optimizer.apply([keras.ops.ones(v.shape) for v in model.trainable_variables])
+        >>> [float(layer.bias[0]) for layer in model.layers]
+        [-0.5, -1.0]
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay={decay!r}; expected a number above 0, at most 1.")

@@ -110,8 +110,8 @@ def probe(model, x, y=None, *, folds=5, max_examples=5000, batch_size=32, regres
         y: ``(n,)`` class numbers or one-hot rows; with ``regression``, ``(n,)`` or ``(n, targets)`` numbers; ``None``
             where ``x`` brings the labels.
         folds: number of folds of the cross-validation. Default 5.
-        max_examples: number of examples to use at most, drawn at random, of a ``tf.data.Dataset`` the first; ``None``
-            for all. Default 5000.
+        max_examples: use this many examples at most: of arrays and a :class:`thaw.Dataset` drawn at random, of a
+            ``tf.data.Dataset`` the first. ``None`` for all. Default 5000.
         batch_size: examples in a batch; a ``tf.data.Dataset`` keeps its own. Default 32.
         regression: whether the labels are numbers to predict, not classes. Default ``False``.
         seed: seed of the sampling, the folds, and the bootstrap of R². Default 0.
@@ -155,6 +155,14 @@ def probe_features(features, y, *, folds=5, regression=False, seed=0):
 
     Raises:
         ValueError: labels that are no classes, a single class, or too few examples.
+
+    Example:
+        >>> from thaw.transfer import probe_features
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.arange(60) % 2
+        >>> features = {"stage1": rng.normal(size=(60, 4)), "stage2": rng.normal(size=(60, 4)) + y[:, None]}
+        >>> probe_features(features, y).best.stage
+        'stage2'
     """
     if regression:
         targets, labels = _numbers(y), np.zeros(len(y), np.int64)
@@ -286,7 +294,8 @@ def rank(backbones, x, y=None, *, folds=5, max_examples=5000, batch_size=32, reg
             examples every time.
         y: labels, as in :func:`thaw.probe`; ``None`` where ``x`` brings them.
         folds: number of folds of the cross-validation. Default 5.
-        max_examples: number of examples to use at most; ``None`` for all. Default 5000.
+        max_examples: use this many examples at most, the same for all backbones: of arrays and a
+            :class:`thaw.Dataset` drawn at random, of a ``tf.data.Dataset`` the first. ``None`` for all. Default 5000.
         batch_size: examples in a batch; a ``tf.data.Dataset`` keeps its own. Default 32.
         regression: whether the labels are numbers to predict, not classes. Default ``False``.
         seed: seed of the sampling and the folds. Default 0.
