@@ -128,7 +128,7 @@ def grid(model):
 def search(weights, train, validation, epochs, seed):
     """The best of all on the validation data: what it is, its accuracy there, and the model."""
     from thaw import Phase, Plan, fine_tune
-    from thaw.advice.trials import train_from_scratch
+    from thaw.advice.trials import randomize_weights
 
     model, start, found = network(weights, train, seed), None, []
 
@@ -146,7 +146,7 @@ def search(weights, train, validation, epochs, seed):
     start = max(found, key=lambda one: one[0])[2]
     for moved, rate in grid(model):
         if moved == "scratch":
-            train_from_scratch(model, train, seed)
+            randomize_weights(model, train, seed)
             phase = Phase(name="scratch", epochs=LONGER * epochs, learning_rate=rate, batchnorm="trained")
         else:
             model.set_weights(start)
@@ -176,14 +176,14 @@ def minutes_for(weights, train, validation, epochs, seed):
 def advised(weights, train, validation, epochs, seed, minutes):
     """The plan of `advise`, carried out: what it is, its accuracy on the validation data, and the model."""
     from thaw import advise, fine_tune
-    from thaw.advice.trials import train_from_scratch
+    from thaw.advice.trials import randomize_weights
 
     model = network(weights, train, seed)
     options = {"epochs": epochs, "batch_size": BATCH, "seed": seed}
     advice = advise(model, train, validation_data=validation, minutes=minutes, **options)
     print(advice, file=sys.stderr)
     if advice.scratch:
-        train_from_scratch(model, train, seed)
+        randomize_weights(model, train, seed)
     history = fine_tune(model, advice.plan, train, validation_data=validation, batch_size=BATCH, seed=seed)
     last = advice.plan[-1]
     moved = f"head + {last.train}" if isinstance(last.train, int) else last.train

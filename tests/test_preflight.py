@@ -191,6 +191,16 @@ def test_batchnorm_in_a_plan():
     assert look(net(), plan=trained) == ()
 
 
+@pytest.mark.parametrize(("rate", "is_high"), [(1e-2, False), (3e-2, True)])
+def test_preflight_knows_that_sgd_needs_higher_rates(rate, is_high):
+    model = net()
+    model.compile(keras.optimizers.SGD(rate), SPARSE)
+    everything = Plan([Phase(name="all", epochs=1, learning_rate=rate)])
+    for found in (look(model), look(model, plan=everything)):
+        assert codes(found) == ["high-rate"] * is_high
+        assert all("use 0.002 or less" in finding.fix for finding in found)
+
+
 def test_a_rate_that_washes_out():
     assert codes(look(net(rate=1e-3))) == ["high-rate"]
     assert look(net(rate=1e-3, freezing=("head",))) == ()

@@ -226,6 +226,6 @@ def test_resolve_plan_asks_once(advised):
 def test_resolve_plan_refuses_a_run_that_began_with_a_plan_of_its_own(tmp_path):
     listen = Listen()
     (tmp_path / "checkpoint.npz").write_bytes(b"")
-    with pytest.raises(ValueError, match="an unfinished run with a plan of its own"):
+    with pytest.raises(ValueError, match="an unfinished run with a plan; give the same command again, with that plan"):
         resolve_plan("auto", net(), *parts(), tmp_path, callbacks=[listen])
     assert not listen.trials

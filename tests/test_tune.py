@@ -132,16 +132,24 @@ def test_tune_refuses_invalid_options_before_images_are_read(place, tmp_path, op
 def test_find_rate_of_no_stage_below_the_head_is_that_of_the_head(place, train):
     """B3: 0 stages below the head are the head; neither trains it beforehand."""
     result = thaw.find_rate(place / "photos", train=train, model=str(place / "small.keras"), verbose=0)
-    assert np.allclose(
-        result.losses[:, 0], np.log(2), atol=1e-3
-    )  # a head of zeros: every class has the same probability
+    # A head of zeros: every class has the same probability.
+    assert np.allclose(result.losses[:, 0], np.log(2), atol=1e-3)
+
+
+def test_find_rate_leaves_the_flags_of_a_model_alone(place):
+    import keras
+
+    model = keras.saving.load_model(place / "small.keras")
+    model.layers[-1].trainable = False
+    thaw.find_rate(place / "photos", train="head", model=model, verbose=0)
+    assert [layer.trainable for layer in model.layers] == [True, False]
 
 
 def test_check_of_a_model_a_run_and_images(place, tuned):
     for path, kind in ((place / "small.keras", "model"), (tuned.folder, "run"), (place / "photos", "data")):
         found, findings = thaw.check(path, image_size=16)
         assert found == kind
-        assert not [f for f in findings if f["level"] == "error"]
+        assert not [f for f in findings if f.level == "error"]
     with pytest.raises(
         FileNotFoundError, match="nowhere does not exist; expected a model file, a run folder or images"
     ):

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 LOCK = ".lock"
-MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -18,9 +18,10 @@ class Finding:
 
     Args:
         code: a short name that stays the same from version to version.
-        level: ``"error"``: the result would be wrong; ``"warning"``: it may be worse than it could be.
+        level: ``"error"``: the result would be wrong; ``"warning"``: it may be worse than it could be; ``"note"``:
+            nothing is wrong, but it is good to know.
         what: one sentence: what is wrong.
-        fix: one sentence: what to write instead.
+        fix: one sentence: what to write instead; empty where there is nothing to do.
 
     Example:
         >>> from thaw import Finding
@@ -34,7 +35,7 @@ class Finding:
     fix: str
 
     def __str__(self):
-        return f"{self.what} {self.fix}"
+        return f"{self.what} {self.fix}".rstrip()
 
 
 def raise_on_errors(findings):
@@ -337,7 +338,8 @@ def _first_batch(data, batch_size):
     return (None if part is None or isinstance(part, (dict, tuple, list)) else np.asarray(part) for part in (x, y))
 
 
-HIGH_LEARNING_RATE = 1e-3  # for a pre-trained network trained as a whole, with Adam or the like
+# For a pre-trained network trained as a whole, with Adam or the like; lr_scale has the factor for other optimizers.
+HIGH_LEARNING_RATE, SAFE_LEARNING_RATE = 1e-3, 1e-4
 MIN_BATCHNORM_BATCH = 16  # examples; the statistics of fewer are mostly noise (Wu and He 2018)
 
 
@@ -377,7 +379,7 @@ def preflight(model, x=None, y=None, plan=None, *, validation_data=None, batch_s
         )
     findings = []
     if plan is not None:
-        _check_plan(stages, plan, batch_size, findings)
+        _check_plan(model, stages, plan, batch_size, findings)
         _check_head(stages, plan, findings)
     else:
         _check_fit(model, stages, batch_size, findings)
@@ -394,12 +396,14 @@ def preflight(model, x=None, y=None, plan=None, *, validation_data=None, batch_s
     return tuple(sorted(findings, key=lambda finding: finding.level))
 
 
-def _check_plan(stages, plan, batch_size, findings):
+def _check_plan(model, stages, plan, batch_size, findings):
+    scale = _lr_scale(model)
     for phase in plan:
         trainable = trainable_stages(stages, phase.train)
         everything = len(trainable) == len(stages) > 1
-        if everything and phase.learning_rate * phase.layer_decay ** (len(stages) - 1) >= HIGH_LEARNING_RATE:
-            findings.append(_high_rate(f'Phase "{phase.name}" is set', phase.learning_rate))
+        lowest = phase.learning_rate * phase.layer_decay ** (len(stages) - 1)
+        if everything and lowest >= HIGH_LEARNING_RATE * scale:
+            findings.append(_high_rate(f'Phase "{phase.name}" is set', phase.learning_rate, scale))
         if phase.batchnorm == "trained":
             _check_batchnorm([s for s in trainable if s.name != HEAD], f'Phase "{phase.name}"', batch_size, findings)
 
@@ -424,9 +428,9 @@ def _check_head(stages, plan, findings):
 def _check_fit(model, stages, batch_size, findings):
     trainable = [s for s in stages if any(layer.trainable_variables for layer in s.layers)]
     if model.compiled and len(trainable) == len(stages) > 2:
-        rate = float(np.asarray(model.optimizer.learning_rate))
-        if rate >= HIGH_LEARNING_RATE:
-            findings.append(_high_rate(f'The model "{model.name}" is compiled', rate))
+        rate, scale = float(np.asarray(model.optimizer.learning_rate)), _lr_scale(model)
+        if rate >= HIGH_LEARNING_RATE * scale:
+            findings.append(_high_rate(f'The model "{model.name}" is compiled', rate, scale))
     # BatchNorm updates its statistics in fit whenever the layer is trainable, whatever training= it is called with.
     _check_batchnorm([s for s in stages if s.name != HEAD], "fit", batch_size, findings)
     if changed_since_compile(model):
@@ -440,13 +444,19 @@ def _check_fit(model, stages, batch_size, findings):
         )
 
 
-def _high_rate(where, rate):
+def _lr_scale(model):
+    from thaw.training.optimizers import lr_scale
+
+    return lr_scale(model.optimizer)
+
+
+def _high_rate(where, rate, scale):
     return Finding(
         "high-rate",
         "warning",
         f"{where} to train all layers at a learning rate of {rate:g}, which destroys pre-trained features.",
-        "If the weights are pre-trained, use 1e-4 or less, a layer_decay below 1, or train the head first "
-        "(--plan probe_then_tune).",
+        f"If the weights are pre-trained, use {SAFE_LEARNING_RATE * scale:g} or less, a layer_decay below 1, or train "
+        "the head first (--plan probe_then_tune).",
     )
 
 

@@ -22,17 +22,25 @@ from thaw.models.state import restore_after_error
 from thaw.plan import as_plan
 from thaw.tasks import monitor_of
 from thaw.training.callbacks import (
-    ProgressBar,
+    BestWeights,
     RecordHistory,
-    RestoreBestWeights,
     StopWithModel,
     TerminateOnNonFinite,
     callback_list,
     notify,
 )
-from thaw.training.checkpoint import Checkpoint, assign, fingerprint_run, read_checkpoint, variables_of
+from thaw.training.checkpoint import (
+    CHECKPOINT,
+    Checkpoint,
+    assign,
+    fingerprint_run,
+    read_checkpoint,
+    unfinished_run_error,
+    variables_of,
+)
 from thaw.training.freezing import freeze, unexpected_changes, weight_change
 from thaw.training.optimizers import clone_optimizer, l2_sp, layerwise_lr_decay, lr_schedule
+from thaw.training.progress import ProgressBar
 
 STREAM = (
     "The training data are a stream: they keep their own order, the frozen layers are computed in every epoch, and a "
@@ -88,8 +96,8 @@ def fine_tune(
         seed: int, seeds the order of the examples and their augmentation. Default 0.
         backup_dir: folder in which the run is saved after each epoch, so that the same call resumes it,
             bit-identically, also after ``kill -9``. Default ``None``.
-        cache_dir: folder in which the features of frozen layers are cached. Default: ``$THAW_CACHE``, else
-            ``~/.cache/thaw``.
+        cache_dir: folder in which the features of frozen layers are cached. Default: ``$THAW_CACHE``, else ``thaw`` in
+            ``$XDG_CACHE_HOME`` or ``~/.cache``.
         verbose: ``"auto"`` or 1 for a progress bar and a line for each epoch on stderr, 2 for the lines alone, 0 for
             silence. Default ``"auto"``.
 
@@ -156,7 +164,7 @@ def fine_tune(
             cuts=_find_cuts(model, stages, plan),
             initial_weights=[w.numpy() for w in model.weights] if any(phase.l2_sp for phase in plan) else None,
             settings=settings,
-            best=RestoreBestWeights(model, monitor, mode),
+            best=BestWeights(model, monitor, mode),
             callbacks=callbacks,
             batch_size=batch_size,
             seed=seed,
@@ -218,7 +226,7 @@ def _run_phase(run, plan, train, validation, saved):
                     batch_size=run.batch_size,
                     runtime=log["runtime"],
                     cache_dir=run.cache_dir,
-                    nonce=run.cuts.nonce,
+                    run_id=run.cuts.run_id,
                     progress=functools.partial(run.notify, "on_precompute"),
                 )
                 fitted, train, validation = cached.suffix, cached.train, cached.validation
@@ -263,9 +271,7 @@ def _fit(run, phase, fitted, train, validation, start, saved):
         own.append(StopWithModel(model))
     epoch = first if saved is None else saved[0]["epoch"]
     if run.resumable:
-        own.append(
-            Checkpoint(run.work / "checkpoint.npz", model, run.best, saved_callbacks, run.log, start, resume=saved)
-        )
+        own.append(Checkpoint(run.work / CHECKPOINT, model, run.best, saved_callbacks, run.log, start, resume=saved))
     callbacks = keras.callbacks.CallbackList(
         [TerminateOnNonFinite(phase.name), *run.callbacks, *own],
         add_history=True,
@@ -321,7 +327,7 @@ class _Run:
     cuts: Any
     initial_weights: list | None  # from before the run, where a phase has L2-SP
     settings: dict
-    best: RestoreBestWeights
+    best: BestWeights
     callbacks: list
     batch_size: int
     seed: int
@@ -336,15 +342,12 @@ class _Run:
 
 def _resume(run):
     """Read what an earlier call saved in the folder; ``None`` where there is nothing."""
-    file = run.work / "checkpoint.npz"
+    file = run.work / CHECKPOINT
     if not file.exists():
         return None
     meta, arrays = read_checkpoint(file)
     if meta["fingerprint"] != run.log["fingerprint"]:
-        raise ValueError(
-            f"{run.work} holds an unfinished run of another plan, model, data or seed; "
-            "give the same command again to resume it, name another folder, or delete this one."
-        )
+        raise unfinished_run_error(run.work, "of another plan, model, data or seed")
     run.log.update({key: meta[key] for key in run.log})
     run.best.value, run.best.tie, run.best.epoch = meta["best"]
     run.best.weights = arrays.get("best")
@@ -358,7 +361,7 @@ class _Cuts:
     flat: Any
     by_phase: list
     by_stage: list  # from the head down, wherever there is a cut
-    nonce: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
+    run_id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
     private: set = dataclasses.field(default_factory=set)  # folders of features that only this run can use
 
 

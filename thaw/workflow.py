@@ -7,10 +7,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-from thaw._files import MODEL_SUFFIXES
 from thaw._keras import compile_settings
 from thaw._validation import as_number
-from thaw.models.loading import model_format
+from thaw.models.loading import is_model_file, model_format
 from thaw.models.precision import check_precision
 from thaw.plan import Phase, Plan, as_plan, read_plan
 from thaw.runs.folder import MANIFEST, open_run, refuse_finished, verify_run
@@ -127,7 +126,8 @@ def tune(
     from thaw.models.backbone import input_size
     from thaw.models.precision import resolve_precision, use_precision
     from thaw.models.state import seed_everything
-    from thaw.training.callbacks import ProgressBar, callback_list, count_progress
+    from thaw.training.callbacks import callback_list
+    from thaw.training.progress import ProgressBar, count_progress
 
     augmentation = augment(flips=flips, rotation=rotation, zoom=zoom)
     options["precision"] = resolve_precision(precision)
@@ -194,7 +194,7 @@ def check_options(data, folder, options):
             f"A budget for forgetting chooses by accuracy, and the metric is {metric!r}; leave out "
             "monitor (--metric) or max_forgetting (--max-forgetting)."
         )
-    if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in MODEL_SUFFIXES:
+    if isinstance(model, (str, os.PathLike)) and is_model_file(model):
         model_format(Path(model))  # raises for what is no model file
     refuse_finished(folder)
     _check_data(data)
@@ -354,8 +354,8 @@ def find_rate(
     _check_data(data)
 
     from thaw.models.backbone import backbone, input_size
-    from thaw.models.state import seed_everything
-    from thaw.training.callbacks import count_progress
+    from thaw.models.state import preserve_flags, seed_everything
+    from thaw.training.progress import count_progress
 
     seed_everything(seed)
     name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
@@ -368,7 +368,8 @@ def find_rate(
         splits = _read_splits(data, size, {"seed": seed, "max_bad": max_bad}, progress)
         listed = f"thaw check {data} lists them" if isinstance(data, (str, os.PathLike)) else "see splits.rejected"
         show_notes(splits, _console(verbose).print, listed)
-        return _range_test(model, splits, train, batch_size, seed, progress)
+        with preserve_flags(model):  # a model of the user's own
+            return _range_test(model, splits, train, batch_size, seed, progress)
 
 
 def _range_test(backbone, splits, train, batch_size, seed, progress):
@@ -416,8 +417,8 @@ def check(path, *, image_size=224, progress=None):
         progress: function of (files done, files in all, text), called while images are read. Defaults to none.
 
     Returns:
-        ``(kind, findings)``: ``"model"``, ``"run"`` or ``"data"``, and a list of dicts with ``level`` (``"error"``,
-        ``"warning"`` or ``"note"``), ``what`` and ``fix``.
+        ``(kind, findings)``: ``"model"``, ``"run"`` or ``"data"``, and a list of :class:`thaw.Finding`. Those of data
+        have the level ``"warning"`` or ``"note"``.
 
     Raises:
         FileNotFoundError: the path does not exist.
@@ -426,30 +427,31 @@ def check(path, *, image_size=224, progress=None):
     Example:
         >>> from thaw import check
         >>> kind, findings = check("photos")                                # doctest: +SKIP
+        >>> [finding.what for finding in findings]                          # doctest: +SKIP
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a model file, a run folder or images.")
-    if path.suffix.lower() in MODEL_SUFFIXES:
+    if is_model_file(path):
         return "model", _check_model(path)
     if (path / MANIFEST).exists():
         verify_run(path)
         return "run", _check_model(path / "model.keras")
+    from thaw.checks import Finding
     from thaw.data.images import load_images
 
     splits = load_images(path, image_size=image_size, max_bad=1.0, progress=progress)
     findings = [
-        {"level": "warning", "what": f"{bad.path} {bad.reason}.", "fix": "It will be left out."}
+        Finding("unusable-image", "warning", f"{bad.path} {bad.reason}.", "It will be left out.")
         for bad in splits.rejected
     ]
-    findings += [{"level": "note", "what": note, "fix": ""} for note in splits.notes]
-    return "data", findings
+    return "data", findings + [Finding("note", "note", note, "") for note in splits.notes]
 
 
 def _check_model(path):
     import keras
 
-    from thaw.checks import preflight
+    from thaw.checks import Finding, preflight
     from thaw.models.loading import load_model_file
 
     model, findings = load_model_file(path), []  # refuses code, and names what is damaged
@@ -459,10 +461,11 @@ def _check_model(path):
     except Exception as error:  # a custom loss or metric may raise anything
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         findings.append(
-            {
-                "level": "warning",
-                "what": f"Its compilation cannot be restored ({first}), so that its loss and rate are not checked.",
-                "fix": "Register its loss and metrics with keras.saving.register_keras_serializable.",
-            }
+            Finding(
+                "compilation-lost",
+                "warning",
+                f"Its compilation cannot be restored ({first}), so that its loss and rate are not checked.",
+                "Register its loss and metrics with keras.saving.register_keras_serializable.",
+            )
         )
-    return findings + [{"level": f.level, "what": f.what, "fix": f.fix} for f in preflight(model)]
+    return findings + list(preflight(model))

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from keras import layers
 
 from thaw import Dataset, advise, attach_head
-from thaw.advice.advise import measure, stratified_sample
+from thaw.advice.advise import AdviceSettings, _prepare_search, measure, stratified_sample
 from thaw.advice.result import Evidence
 from thaw.advice.trials import Trials
 from thaw.training.callbacks import TuneCallback
@@ -101,6 +102,24 @@ def test_advise_with_a_kept_head_leaves_no_trace_also_after_an_interruption():
     assert {t.train for t in advice.trials} >= {(), "head", ("stage1",)}
     correct = model.predict(validation.x, verbose=0).argmax(axis=1) == validation.y
     assert advice.trials[0].values.tolist() == (1.0 - correct).tolist()
+
+
+def test_prepare_search_passes_on_what_was_asked_and_takes_as_many_examples_as_the_budget_allows():
+    model, (train, validation) = net(), data(9000, 1500)
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["mae"])
+    asked = {"head": "new", "minutes": 0.2, "epochs": 40, "head_epochs": None, "learning_rate": 0.03, "l2_sp": 0.1}
+    rest = {"scratch": True, "batch_size": 16, "seed": 4, "callbacks": ()}
+    search = _prepare_search(AdviceSettings(**asked, **rest), model, train, validation)
+    trials, evidence = search.trials, search.evidence
+    assert (trials.accuracy, evidence.accuracy, evidence.metric) == (False, False, "mae")
+    assert 0 < len(trials.train) == evidence.n_train_used == search.budget.n_train < evidence.n_train == 9000
+    assert len(trials.validation) == evidence.n_validation == 1000
+    assert (trials.batch_size, trials.seed, trials.l2_sp) == (16, 4, 0.1)
+    assert search.space.learning_rates == (0.03,)
+    assert search.budget.epochs == 40
+    assert search.deadline - time.monotonic() < 60 * (3 * 0.2 + 1)
+    assert evidence.probe is not None
+    assert 0 < search.budget.spent < search.budget.total
 
 
 @pytest.mark.parametrize("helps", [True, False])

@@ -57,10 +57,11 @@ class FakeTraining:
 
     def __init__(self, forecast=2, diverges=False):
         self.forecast, self.diverges = forecast, diverges
-        self.batch_size, self.callbacks, self.plans, self.kernels = 32, [Told()], [], []
+        self.batch_size, self.callbacks, self.plans, self.kernels, self.seconds = 32, [Told()], [], [], []
 
     def forecast_epochs(self, model, plan, seconds):
         assert plan[-1].epochs == job.MAX_EPOCHS
+        self.seconds.append(seconds)
         return self.forecast
 
     def run(self, model, plan, seed, cache_dir):
@@ -74,11 +75,11 @@ class FakeTraining:
         return run | {"diverged": self.diverges}, "The loss became nan." if self.diverges else ""
 
 
-def train(training, *, names=None, seconds=30.0, seeds=1, build=build):
+def train(training, *, names=None, minutes=0.5, seeds=1, build=build):
     x, y = data()
     model, examples = build(0), Dataset(x=x, y=y)
     ways, _ = _ways(model, names, examples)
-    runs, notes = train_ways(build, model, ways, training, examples, seconds=seconds, seeds=seeds)
+    runs, notes = train_ways(build, model, ways, training, examples, minutes=minutes, seeds=seeds)
     return runs, notes, training.callbacks[0]
 
 
@@ -89,6 +90,7 @@ def test_train_ways_trains_all_ways_with_all_seeds():
     assert [way[0] for way in told.ways] == FOUR_WAYS * 2 == list(runs) * 2
     assert [way[1] for way in told.ways] == [0] * 4 + [1] * 4 == built[1:]
     assert told.ways[3][2:] == (2, 3, 8)
+    assert training.seconds == [30.0] * 4
     assert [(p.name, p.epochs, p.train, p.batchnorm) for plan in training.plans[:4] for p in plan] == [
         ("head", 2, "head", "frozen"),
         ("head", 5, "head", "frozen"),
@@ -105,13 +107,13 @@ def test_train_ways_trains_all_ways_with_all_seeds():
 
 def test_train_ways_learns_the_epochs_from_the_run_before():
     training = FakeTraining(forecast=7)
-    _, _, told = train(training, names=("frozen", "whole"), seconds=30, seeds=2)
+    _, _, told = train(training, names=("frozen", "whole"), minutes=0.5, seeds=2)
     assert [way[2] for way in told.ways] == [7, 7, 20, 20]  # 10 s before the first epoch, 1 s for each
 
 
 def test_train_ways_trains_no_more_epochs_after_a_run_that_diverged():
     training = FakeTraining(forecast=3, diverges=True)
-    runs, notes, told = train(training, names=("frozen", "whole"), seconds=3600, seeds=2)
+    runs, notes, told = train(training, names=("frozen", "whole"), minutes=60, seeds=2)
     assert [way[2] for way in told.ways] == [3] * 4
     assert [[run["epochs"] for run in of_way] for of_way in runs.values()] == [[0, 0]] * 2  # not what was planned
     assert "frozen features, seed 1: The loss became nan." in notes

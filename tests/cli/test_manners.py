@@ -14,7 +14,7 @@ from rich.console import Console
 
 from thaw.cli.main import _sentence, main
 from thaw.cli.output import print_table
-from thaw.training.callbacks import ProgressBar
+from thaw.training.progress import ProgressBar
 
 
 def net(path, scaled=False):

@@ -21,7 +21,7 @@ def weights_of(run):
     return json.loads((run / "manifest.json").read_text())["weights_sha256"]
 
 
-@pytest.mark.parametrize(("name", "scale", "clip"), [("sgd", 20, 1e-6), ("lion", 0.2, 0)])
+@pytest.mark.parametrize(("name", "scale", "clip"), [("sgd", 20, 1e-6), ("sgd", 20, 0), ("lion", 0.2, 0)])
 def test_tune_scales_the_rates_for_the_optimizer_and_clips_gradients(small_place, thaw, tmp_path, name, scale, clip):
     """With a tiny norm the new head of zeros hardly moves; 0 is no clipping."""
     import keras

@@ -96,7 +96,7 @@ class Serialized(Own):
 for loss, metrics in (
     ("mse", [bend]),
     ("mse", [lambda y, p: bend(y, p)]),
-    ("mse", [keras.metrics.MeanMetricWrapper(bend)]),
+    ("mse", [keras.metrics.MeanMetricWrapper(bend, name="mean")]),
     (bend, ["mae"]),
     (lambda y, p: bend(y, p), ["mae"]),
     (Own(bend), []),

@@ -33,6 +33,7 @@ def moved(optimizer, model, variables):
 OPTIMIZERS = {
     "momentum": lambda rate: optimizers.SGD(rate, momentum=0.9, nesterov=True),
     "decay": lambda rate: optimizers.SGD(rate, weight_decay=0.3),
+    "amsgrad": lambda rate: optimizers.Adam(rate, amsgrad=True),
     "adam": lambda rate: optimizers.Adam(rate),
     "adamw": lambda rate: optimizers.AdamW(rate, weight_decay=0.3),
     "lion": lambda rate: optimizers.Lion(rate, weight_decay=0.3),

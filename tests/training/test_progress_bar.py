@@ -8,7 +8,7 @@ pytest.importorskip("keras")
 from rich.console import Console
 
 from thaw.plan import Phase
-from thaw.training.callbacks import ProgressBar
+from thaw.training.progress import ProgressBar
 
 
 def test_progress_bar_says_that_a_run_resumes_only_where_an_epoch_is_left():

@@ -14,7 +14,7 @@ from thaw.advice.cost import TrialCost, default_minutes, operations_in
 from thaw.advice.result import Evidence
 from thaw.advice.search import PlanSearch
 from thaw.advice.space import SearchSpace
-from thaw.advice.trials import ONE_CLASS_EACH, Trials, paired_difference, train_from_scratch
+from thaw.advice.trials import ONE_CLASS_EACH, Trials, paired_difference, randomize_weights
 from thaw.plan import Phase
 from thaw.tasks import class_numbers, first_metric
 
@@ -48,18 +48,20 @@ def advise(
     Three things are measured. A probe of every stage with frozen features, also of the same network with random
     weights. A learning curve, with a quarter, a half and all of the data. And short trials: the head alone, from there
     two stages and then, from the best, one step at a time to other rates and depths, by successive halving (Jamieson
-    and Talwalkar 2016) and :func:`thaw.fine_tune`, so that frozen stages are computed once for all trials. With a new
-    head only the first candidate for the backbone is tried as it is, and the others are where the steps may lead; with
-    a given ``learning_rate`` all of them are tried. A trial from random weights is made where it is cheap, where
+    and Talwalkar 2016) and :func:`thaw.fine_tune`, so that frozen stages are computed once for all trials. With a given
+    ``learning_rate``, all depths are tried at that rate. A trial from random weights is made where it is cheap, where
     pre-training does not show, or where there are many examples for the size of the network.
 
     The trials may use a part of the training examples, stratified by class, where the budget needs it, and they are
     scored on at most 1,000 validation examples. The trial with the best score is chosen, unless a simpler one is about
-    as good. With a new head that is frozen features, where the difference is within its standard error; and where the
-    pre-trained features are no better than random ones, random weights instead of other trials of the backbone. With
-    ``head="kept"`` it is the trial with the fewest trained weights within two standard errors. Where frozen features
-    are chosen on a part of the examples, the plan trains the backbone after the head nevertheless, because with all
-    examples it may help, and the best epoch of all is restored.
+    as good:
+
+    - with a new head, frozen features within one standard error of the best;
+    - where the pre-trained features are no better than random ones, random weights within one standard error;
+    - with ``head="kept"``, the trial with the fewest trained weights within two standard errors.
+
+    Where frozen features are chosen on a part of the examples, the plan trains the backbone after the head all the
+    same, because with all examples it may help; the best epoch of all is restored.
 
     The score is the accuracy where the first metric of the model is one, else minus the log loss. The budget is
     counted in operations beforehand, so that the same call gives the same advice on a busy machine. Call
@@ -78,8 +80,8 @@ def advise(
             already, and the data have shifted; single stages are then tried alone too (Lee et al. 2022). Default
             ``"new"``.
         minutes: budget of the search on two cores. Default ``None``: what ``probe_then_tune`` itself would take, from 1
-            to 5. On a slow or busy machine the search takes longer: the clock begins no trial after three times as
-            many, and one more.
+            to 5. On a slow or busy machine the search takes longer: after three times as many minutes and one, no
+            further trial of the backbone begins.
         epochs: epochs of the phase that trains the backbone. Default 10.
         head_epochs: epochs of the head alone. Default ``None``: 300 steps.
         learning_rate: the only peak learning rate to try for the backbone. Default ``None``: several.
@@ -295,7 +297,7 @@ def measure(evidence, trials):
         evidence.gradient_norms = relative_gradient_norm(model, train, **options, seed=seed)
         return
     try:
-        train_from_scratch(model, train, seed)
+        randomize_weights(model, train, seed)
         random_features, _ = stage_features(model, train.take(sample), **options)
         evidence.random_probe = probe_features(random_features, y[sample], seed=seed)
     except ValueError as error:  # the model cannot be rebuilt, or its outputs are not finite

@@ -13,8 +13,7 @@ import numpy as np
 from thaw._keras import compile_settings, learnable_variables, metric_function, sublayers
 from thaw._validation import as_int, as_number
 from thaw.advice.comparison import compared
-from thaw.advice.cost import lr_scale
-from thaw.advice.trials import LAYER_DECAY, train_from_scratch
+from thaw.advice.trials import LAYER_DECAY, randomize_weights
 from thaw.features.cache_folder import isolated_cache
 from thaw.plan import Phase, Plan
 from thaw.tasks import class_numbers, compiled_metrics, first_metric, monitor_of
@@ -60,9 +59,9 @@ def compare(
     batch_size=32,
     callbacks=(),
 ):
-    """Train with several strategies, each for the same wall-clock time and with several seeds, and compare the scores.
+    """Train in several ways, each for the same wall-clock time and with several seeds, and compare the scores.
 
-    The strategies, or ways, are ``"frozen"`` (the head alone), ``"top"`` (the head, then the top two stages too),
+    The ways are ``"frozen"`` (the head alone), ``"top"`` (the head, then the top two stages too),
     ``"whole"`` (the head, then everything, BatchNorm statistics frozen) and ``"scratch"`` (the same architecture with
     random weights, everything trained, BatchNorm statistics too). The number of epochs is forecast from a few batches
     and, from the second seed on, from the run before; the time that was really taken is in the table. Every run starts
@@ -134,7 +133,7 @@ def compare(
         chosen, notes = _ways(model, ways, train)
         _values(model, test.take(np.arange(min(batch_size, len(test)))), batch_size)  # a mistake raises now
         training = TimedTraining((train, validation), batch_size, callbacks)
-        runs, run_notes = train_ways(build, model, chosen, training, test, seconds=60 * minutes, seeds=seeds)
+        runs, run_notes = train_ways(build, model, chosen, training, test, minutes=minutes, seeds=seeds)
     metric, mode = _metric(model)
     return compared(chosen, runs, minutes, metric, mode, [*notes, *run_notes, *_time_notes(runs, minutes)])
 
@@ -172,7 +171,7 @@ def _learnable(model):
     return {id(v) for layer in sublayers(model) for v in learnable_variables(layer)}
 
 
-def train_ways(build, model, ways, training, test, *, seconds, seeds):
+def train_ways(build, model, ways, training, test, *, minutes, seeds):
     """Train a fresh model in each way and with each seed, and score it.
 
     Args:
@@ -181,7 +180,7 @@ def train_ways(build, model, ways, training, test, *, seconds, seeds):
         ways: :class:`Way` s, the cheapest first.
         training: :class:`TimedTraining`.
         test: :class:`thaw.Dataset` to score on.
-        seconds: time of each run.
+        minutes: time of each run.
         seeds: number of seeds.
 
     Returns:
@@ -208,9 +207,9 @@ def train_ways(build, model, ways, training, test, *, seconds, seeds):
             settings = compile_settings(model)
             before = runs[way.name]
             if before:
-                epochs = _epochs_after(before[-1], seconds)
+                epochs = _epochs_after(before[-1], 60 * minutes)
             else:
-                epochs = training.forecast_epochs(model, way.plan(MAX_EPOCHS), seconds)
+                epochs = training.forecast_epochs(model, way.plan(MAX_EPOCHS), 60 * minutes)
             notify(training.callbacks, "on_way_begin", way.name, seed, epochs, number, total)
             keras.Model.compile(model, **settings)
             run, note = training.run(model, way.plan(epochs), seed, cache_dir)
@@ -222,6 +221,7 @@ def train_ways(build, model, ways, training, test, *, seconds, seeds):
 def _ways(model, wanted, train):
     """Return the ways that this model allows, the cheapest first, and notes."""
     from thaw.models.stages import HEAD, stages_of
+    from thaw.training.optimizers import lr_scale
 
     stages = stages_of(model)
     if stages[-1].name != HEAD or len(stages) < 2:
@@ -259,7 +259,7 @@ def _ways(model, wanted, train):
             subject="training from scratch",
             verb="is",
             plan=from_scratch,
-            prepare=lambda model, seed: train_from_scratch(model, train, seed),
+            prepare=lambda model, seed: randomize_weights(model, train, seed),
         ),
     }
     for name in wanted or ():

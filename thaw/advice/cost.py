@@ -6,8 +6,6 @@ import dataclasses
 import functools
 import math
 
-from thaw._keras import inner_optimizer
-
 # Floating-point operations per second of two CPU cores, and of a GPU: they make a budget in minutes a count.
 OPERATIONS_PER_SECOND_CPU, OPERATIONS_PER_SECOND_GPU = 1e11, 5e12
 # Relative to a forward pass in training: the frozen prefix runs in a faster runtime, and a training step has a backward
@@ -18,28 +16,6 @@ FROZEN_FACTOR, TRAINING_FACTOR = 0.5, 3
 OPERATIONS_PER_TRIAL, OPERATIONS_PER_LAYER = 2e11, 5e9
 OPERATIONS_PER_EPOCH, OPERATIONS_PER_BATCH = 5e9, 2.5e8
 MIN_DEFAULT_MINUTES, MAX_DEFAULT_MINUTES = 1.0, 5.0
-
-
-def lr_scale(optimizer):
-    """Return the factor from learning rates for Adam to those for another optimizer.
-
-    A step of SGD is as long as the gradient, and needs a higher rate; Lion's steps have length one in every
-    weight, and its authors use rates 3 to 10 times lower (Chen et al. 2023).
-
-    Args:
-        optimizer: a Keras optimizer, also inside a ``LossScaleOptimizer``.
-
-    Returns:
-        20 for SGD, 0.2 for Lion, 1 for any other.
-
-    Example:
-        >>> import keras
-        >>> from thaw.advice.cost import lr_scale
-        >>> lr_scale(keras.optimizers.SGD()), lr_scale(keras.optimizers.Adam())
-        (20.0, 1.0)
-    """
-    inner = inner_optimizer(optimizer)
-    return {"SGD": 20.0, "Lion": 0.2}.get(type(inner).__name__, 1.0)
 
 
 @dataclasses.dataclass

@@ -22,8 +22,8 @@ class Advice:
         plan: the advised :class:`thaw.Plan`.
         scratch: whether to start from random weights (:func:`thaw.training.reinitialize_weights`).
         trials: every :class:`thaw.advice.trials.Trial`, in order.
-        chosen: the best trial, or a simpler one that is about as good. Where the trials used only some of the examples
-            and chose frozen features, the plan trains more after the head than this trial did.
+        chosen: the best trial, or a simpler one that is about as good. The plan may train more than this trial did:
+            where the trials used only some of the examples, or where there was no time for trials.
         probe: :class:`thaw.transfer.probing.Probe` of the frozen stages.
         random_probe: the same with random weights; ``None`` where that was not measured.
         learning_curve: :class:`thaw.transfer.learning_curves.LearningCurve` of frozen features.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from thaw.advice.cost import lr_scale
 from thaw.advice.trials import Candidate, depths_of, neighbors
 
 LEARNING_RATES = (5e-4, 2.5e-3, 1.25e-2, 1e-4)  # of the backbone, for Adam and the like; the usual one first
@@ -41,6 +40,7 @@ class SearchSpace:
             learning_rate: the only one to try for the backbone. Default ``None``.
         """
         from thaw.models.stages import stages_of
+        from thaw.training.optimizers import lr_scale
 
         scale, fixed_rate = lr_scale(model.optimizer), learning_rate is not None
         return cls(

@@ -237,7 +237,7 @@ class Trials:
 
         self.assign(self.start)
         if candidate.train == "scratch":
-            train_from_scratch(self.model, self.train, self.seed)
+            randomize_weights(self.model, self.train, self.seed)
         phase = candidate.phase(epochs, views=self.views, l2_sp=self.l2_sp)
         optimizer = clone_optimizer(self.settings["optimizer"])
         keras.Model.compile(self.model, **self.settings | {"optimizer": optimizer})  # a subclass may have another
@@ -291,7 +291,7 @@ class Trials:
         return correct if self.accuracy else log_likelihood, float(log_likelihood.mean())
 
 
-def train_from_scratch(model, train, seed):
+def randomize_weights(model, train, seed):
     """Give a model random weights, and the BatchNorm statistics that belong to them.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from thaw._files import MODEL_SUFFIXES, to_jsonable
+from thaw._files import to_jsonable
 from thaw.cli.options import (
     Batch,
     Data,
@@ -32,10 +32,11 @@ def stages(
     as_json: Json = False,
 ):
     """Show the stages of a model, from input to output."""
+    from thaw.models.loading import is_model_file
     from thaw.models.stages import stages_of
 
     # Stages do not depend on the weights, so none are downloaded; a file has its own.
-    weights = "imagenet" if model.lower().endswith(MODEL_SUFFIXES) else "none"
+    weights = "imagenet" if is_model_file(model) else "none"
     rows = [
         {
             "stage": s.name,
@@ -72,19 +73,19 @@ def check(
 ):
     """Look for common mistakes in a model or in images; exit code 1 if there is an error."""
     import_keras()
-    from thaw.training.callbacks import count_progress
+    from thaw.training.progress import count_progress
     from thaw.workflow import check
 
     with count_progress() as progress:
         kind, findings = check(path, image_size=image_size, progress=progress)
     if as_json:
-        print_json({"kind": kind, "findings": findings})
+        print_json({"kind": kind, "findings": [to_jsonable(finding) for finding in findings]})
     else:
         for finding in findings:
-            typer.echo(f"{finding['level']}: {finding['what']} {finding['fix']}".rstrip())
-        if not any(f["level"] in ("error", "warning") for f in findings):
+            typer.echo(f"{finding.level}: {finding}")
+        if not any(f.level in ("error", "warning") for f in findings):
             typer.echo(f"{path}: nothing wrong was found.")
-    if any(f["level"] == "error" for f in findings):
+    if any(f.level == "error" for f in findings):
         raise typer.Exit(1)
 
 
@@ -104,7 +105,7 @@ def probe(
     require_data(data)
     backbone = open_backbone(model, weights, preprocessing, image_size=image_size)
 
-    from thaw.training.callbacks import count_progress
+    from thaw.training.progress import count_progress
     from thaw.transfer.probing import probe as measure
 
     splits = open_images(data, backbone.input_shape[1], seed, max_bad)
@@ -160,7 +161,7 @@ def rank(
             raise ValueError(f"{name} takes images of side {own}, and another model of side {size}; expected one size.")
         size = own
 
-    from thaw.training.callbacks import count_progress
+    from thaw.training.progress import count_progress
     from thaw.transfer.probing import rank as measure
 
     splits = open_images(data, size, seed, max_bad)
@@ -245,7 +246,8 @@ def compare(
     from thaw.data.augmentation import augment
     from thaw.models.heads import attach_head
     from thaw.models.state import seed_everything
-    from thaw.training.callbacks import ProgressBar, TuneCallback
+    from thaw.training.callbacks import TuneCallback
+    from thaw.training.progress import ProgressBar
 
     seed_everything(seed)
     size = open_backbone(model, weights, preprocessing, image_size=image_size).input_shape[1]

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from thaw._files import MODEL_SUFFIXES
 from thaw.cli.output import report
 
 
@@ -94,9 +93,9 @@ def open_backbone(name, weights, preprocessing="auto", *, head=False, image_size
 
     Without its head it is meant for images, and one that takes none is refused before any image is read.
     """
-    if name.lower().endswith(MODEL_SUFFIXES):
-        from thaw.models.loading import model_format
+    from thaw.models.loading import is_model_file, model_format
 
+    if is_model_file(name):
         model_format(Path(name))  # a missing file is refused before Keras is imported
     import_keras()
     from thaw.models.backbone import backbone, input_size
@@ -112,7 +111,7 @@ def open_backbone(name, weights, preprocessing="auto", *, head=False, image_size
 def open_images(data, image_size, seed, max_bad=0.05):
     """Read the images at a path, and report the notes on them."""
     from thaw.data.images import load_images
-    from thaw.training.callbacks import count_progress
+    from thaw.training.progress import count_progress
     from thaw.workflow import show_notes
 
     with count_progress() as progress:

@@ -112,7 +112,7 @@ def advise(
     from thaw.models.precision import resolve_precision, use_precision, with_precision
     from thaw.models.state import seed_everything
     from thaw.runs.resolved_plan import too_few
-    from thaw.training.callbacks import ProgressBar
+    from thaw.training.progress import ProgressBar
 
     augmentation = augment(flips=flips)
     precision = resolve_precision("auto")  # as thaw tune, whose advice it is to be
@@ -244,7 +244,7 @@ def evaluate(
         return print_metrics(opened.metrics, as_json)
     require_data(data)
     import_keras()
-    from thaw.training.callbacks import count_progress
+    from thaw.training.progress import count_progress
 
     with count_progress() as progress:
         metrics = opened.evaluate(data, progress=progress)

@@ -94,6 +94,7 @@ def _class_of_rows(y):
     """Class numbers of one-hot rows, checked when they are read; those of several labels have no one class."""
     import tensorflow as tf
 
+    y = tf.cast(y, tf.float32)
     ones = tf.reduce_sum(tf.cast(y == 1, tf.int32), -1)
     zeros = tf.reduce_sum(tf.cast(y == 0, tf.int32), -1)
     message = (

@@ -48,14 +48,14 @@ class RowKeys:
     is_reusable: bool
 
     @classmethod
-    def of(cls, dataset, views, nonce):
-        """Name the rows of a dataset; ``nonce`` is part of names that hold for this run only."""
+    def of(cls, dataset, views, run_id):
+        """Name the rows of a dataset; ``run_id`` is part of names that hold for this run only."""
         load, augment, keys = dataset.load, dataset.augment, dataset.content_keys
         views = dataset.views or (views if augment is not None else None)
         functions = [f for f in (load, augment if views else None) if f is not None]
         is_reusable = all(getattr(f, "identity", None) for f in functions)
         is_reusable = is_reusable and (not dataset.is_files or dataset.keys is not None)
-        text = " ".join(f.identity for f in functions) if is_reusable else f"{nonce} {id(load)} {id(augment)}"
+        text = " ".join(f.identity for f in functions) if is_reusable else f"{run_id} {id(load)} {id(augment)}"
         if dataset.views:
             text += " stored"
         if views:
@@ -102,7 +102,7 @@ class CutPoint:
     about: dict
 
     @classmethod
-    def of(cls, prefix, tensors, input_spec, nonce):
+    def of(cls, prefix, tensors, input_spec, run_id):
         """Describe the end of ``prefix`` for inputs of ``input_spec``."""
         import keras
 
@@ -113,7 +113,7 @@ class CutPoint:
             outputs = keras.tree.flatten(prefix.compute_output_spec(given))
         fingerprint = reusable = fingerprint_model(prefix)
         if reusable is None:
-            digest = hashlib.sha256(f"{nonce} {[t.name for t in prefix.outputs]}".encode())
+            digest = hashlib.sha256(f"{run_id} {[t.name for t in prefix.outputs]}".encode())
             for weight in prefix.weights:
                 digest.update(np.ascontiguousarray(weight).tobytes())
             fingerprint = digest.hexdigest()
@@ -131,7 +131,7 @@ class FeatureExtraction:
         parts: list of :class:`RowKeys`.
         batch_size: examples in a batch.
         cache_dtype: ``"float32"`` or ``"float16"``.
-        nonce: string that is part of names that hold for this run only.
+        run_id: string that is part of names that hold for this run only.
         runtimes: dict from fingerprint to the runtime that was chosen earlier in the run.
 
     Attributes:
@@ -140,16 +140,16 @@ class FeatureExtraction:
         notes: sentences about damage and about the runtime.
     """
 
-    def __init__(self, cache, parts, batch_size, cache_dtype, nonce, runtimes=()):
+    def __init__(self, cache, parts, batch_size, cache_dtype, run_id, runtimes=()):
         self.cache, self.parts, self.batch_size = cache, parts, batch_size
-        self.cache_dtype, self.nonce = cache_dtype, nonce
+        self.cache_dtype, self.run_id = cache_dtype, run_id
         self.runtimes, self.private_folders, self.notes = dict(runtimes), set(), cache.notes
         inputs = parts[0].dataset.replace(y=None, sample_weight=None)
         self.input_spec = inputs.ordered(batch_size).element_spec
 
     def cut_point(self, prefix, tensors=()):
         """Describe the end of a prefix."""
-        return CutPoint.of(prefix, tensors, self.input_spec, self.nonce)
+        return CutPoint.of(prefix, tensors, self.input_spec, self.run_id)
 
     def choose_runtime(self, prefix, cuts):
         """Return the runner of the prefix in the runtime chosen for its cut points.
@@ -213,7 +213,7 @@ class FeatureExtraction:
         key = f"{cut.fingerprint} {inputs} {self.cache_dtype} {runtime} {self.batch_size} {_machine()}"
         tensors = [(tuple(t.shape[1:]), self._cached_dtype(t.dtype)) for t in cut.outputs]
         about = {"runtime": runtime, "cache_dtype": self.cache_dtype, "tensors": [str(t) for t in tensors]}
-        table = self.cache.table(_digest(f"{key} {'' if is_reusable else self.nonce}"), cut.about | about, tensors)
+        table = self.cache.table(_digest(f"{key} {'' if is_reusable else self.run_id}"), cut.about | about, tensors)
         if not is_reusable:
             self.private_folders.add(table.folder)
         return table

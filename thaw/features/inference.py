@@ -95,12 +95,12 @@ def model_operations(model):
     return math.inf if calls is None else sum(map(operations_of, calls))
 
 
-def shortest_seconds(own, other, min_speedup=MIN_SPEEDUP):
-    """Measure OpenVINO and TensorFlow, again where OpenVINO seems too slow: another process may have disturbed one.
+def shortest_seconds(openvino, tensorflow, min_speedup=MIN_SPEEDUP):
+    """Time both runtimes; twice more where OpenVINO looks too slow, because another process may have disturbed it.
 
     Args:
-        own: function without arguments that measures OpenVINO's seconds for a batch.
-        other: the same for TensorFlow.
+        openvino: function without arguments that measures OpenVINO's seconds for a batch.
+        tensorflow: the same for TensorFlow.
         min_speedup: how many times as fast OpenVINO has to be.
 
     Returns:
@@ -111,9 +111,9 @@ def shortest_seconds(own, other, min_speedup=MIN_SPEEDUP):
         >>> shortest_seconds(iter([9, 2, 3]).__next__, iter([1, 1, 1]).__next__)
         (2, 1)
     """
-    seconds = own(), other()
+    seconds = openvino(), tensorflow()
     if seconds[0] * min_speedup > seconds[1]:
-        seconds = min(seconds[0], own(), own()), min(seconds[1], other(), other())
+        seconds = min(seconds[0], openvino(), openvino()), min(seconds[1], tensorflow(), tensorflow())
     return seconds
 
 

@@ -79,9 +79,9 @@ def precompute(
             f"The data are a {type(x).__name__}, which is read in its own order only; expected arrays or a "
             "thaw.Dataset, whose rows can be found again."
         )
-    nonce = secrets.token_hex(16)
-    rows = RowKeys.of(dataset, views, nonce)
-    extraction = FeatureExtraction(FeatureCache(cache_dir), [rows], batch_size, cache_dtype, nonce)
+    run_id = secrets.token_hex(16)
+    rows = RowKeys.of(dataset, views, run_id)
+    extraction = FeatureExtraction(FeatureCache(cache_dir), [rows], batch_size, cache_dtype, run_id)
     cut = extraction.cut_point(prefix)
     runner = extraction.choose_runtime(prefix, [cut])
     table = extraction.table(cut, runner.name)
@@ -133,7 +133,7 @@ def precompute_phase(
     batch_size,
     runtime=None,
     cache_dir=None,
-    nonce="",
+    run_id="",
     progress=None,
 ):
     """Cache the features of one phase's frozen prefix.
@@ -152,7 +152,7 @@ def precompute_phase(
         batch_size: examples in a batch.
         runtime: mapping from fingerprint to the runtime that an earlier phase has chosen. Default ``None``: none.
         cache_dir: the cache folder. Default: as in :func:`precompute`.
-        nonce: string that is part of names that hold for this run only.
+        run_id: string that is part of names that hold for this run only.
         progress: called with ``(done, total)`` after each batch. Default ``None``.
 
     Returns:
@@ -163,10 +163,10 @@ def precompute_phase(
     """
     phase, cut = plan[index], cuts_by_phase[index]
     prefix = _checked_prefix(flat, cut, phase, train, validation)
-    parts = [RowKeys.of(train, phase.versions, nonce)]
-    parts += [] if validation is None else [RowKeys.of(validation, None, nonce)]
+    parts = [RowKeys.of(train, phase.versions, run_id)]
+    parts += [] if validation is None else [RowKeys.of(validation, None, run_id)]
     cache = FeatureCache(cache_dir)
-    extraction = FeatureExtraction(cache, parts, batch_size, phase.cache_dtype, nonce, runtime or {})
+    extraction = FeatureExtraction(cache, parts, batch_size, phase.cache_dtype, run_id, runtime or {})
     try:
         later = _later_cuts(flat, cuts_by_phase, plan, index)
         cuts = [extraction.cut_point(prefix, cut)]
@@ -212,7 +212,7 @@ def _checked_prefix(flat, cut, phase, train, validation):
 
 
 def _later_cuts(flat, cuts_by_phase, plan, index):
-    """Return the cuts of the phases that follow, each of which lies before the one that precedes it."""
+    """Return the cuts of this phase and of those that follow, as long as each is nearer to the input than the last."""
     cuts = [cuts_by_phase[index]]
     for phase, cut in zip(plan[index + 1 :], cuts_by_phase[index + 1 :]):
         # With fewer versions later, more would be cached than is needed.

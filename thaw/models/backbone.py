@@ -5,7 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from thaw._files import MODEL_SUFFIXES
+from thaw.models.loading import is_model_file, load_model_file
 from thaw.models.preprocessing import KINDS
 
 EMBEDDED = "efficientnet_lite0"
@@ -59,7 +59,7 @@ def backbone(name=EMBEDDED, *, weights="imagenet", head=False, input_shape=None,
     shape = None if input_shape is None else _check_shape(input_shape)
     # A bare word is a name, even if a folder is called like it.
     bare = isinstance(name, str) and name.isidentifier()
-    if str(name).lower().endswith(MODEL_SUFFIXES) or (not bare and Path(name).exists()):
+    if is_model_file(name) or (not bare and Path(name).exists()):
         return _load_user_model(Path(name), weights, head, shape, preprocessing)
     if name == EMBEDDED:
         return _build_embedded(weights, head, shape or (224, 224, 3), preprocessing)
@@ -158,7 +158,6 @@ def _load_all_weights(model, path):
 
 def _load_user_model(path, weights, head, shape, preprocessing):
     from thaw.models.heads import remove_head
-    from thaw.models.loading import load_model_file
     from thaw.models.preprocessing import preprocess, rebuild
 
     if weights != "imagenet":

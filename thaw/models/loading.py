@@ -5,6 +5,7 @@ import re
 import zipfile
 from pathlib import Path
 
+MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -52,6 +53,20 @@ def load_model_file(path):
         else:
             advice = "save it again with Keras 3"
         raise ValueError(f"{path} cannot be loaded ({first}); {advice}.") from error
+
+
+def is_model_file(name):
+    """Return whether a name or path is that of a model file, by its ending.
+
+    Args:
+        name: str or ``Path``.
+
+    Example:
+        >>> from thaw.models.loading import is_model_file
+        >>> is_model_file("Dogs.KERAS"), is_model_file("mobilenet_v2")
+        (True, False)
+    """
+    return str(name).lower().endswith(MODEL_SUFFIXES)
 
 
 def model_format(path):

@@ -211,8 +211,9 @@ def preserve_rng():
     try:
         yield rng_variables
     finally:
-        for variable, value in zip(_rng_variables(), values):  # others, where the block called set_random_seed
-            variable.assign(value)
+        for variables in (rng_variables, _rng_variables()):  # others, where the block called set_random_seed
+            for variable, value in zip(variables, values):
+                variable.assign(value)
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
 

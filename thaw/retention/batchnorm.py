@@ -14,9 +14,9 @@ def estimate_batchnorm(model, x, layers=None, *, batch_size=128):
 
     Averaged weights make other activations than the weights that they were averaged from, so that the statistics have
     to be estimated again (Izmailov et al. 2018). Here they are no moving averages: in one pass, mean and variance over
-    every position of every example are pooled over the batches, while the layers in front normalise by the batch, as
+    every position of every example are pooled over the batches, while the layers before it normalise by the batch, as
     in training. Where all examples are one batch, the result is exact: at inference each layer then normalises by the
-    mean and variance of just its inputs. In several batches this holds for a layer with no other in front of it, and
+    mean and variance of just its inputs. In several batches this holds for a layer with no other before it, and
     for the others the more nearly the larger the batches are.
 
     Dropout is off. Nothing but these statistics changes: no ``trainable`` flag and no random state. After an error or
@@ -89,7 +89,7 @@ def changed_batchnorms(model, versions):
         inside = {id(layer): layer for layer in batchnorm_layers(call.layer)} if hasattr(call.layer, "weights") else {}
         own = {id(w) for w in getattr(call.layer, "weights", ())} & differ
         inputs_changed = not changed.isdisjoint(call.inputs)
-        # What is in front of a BatchNorm inside a layer made of layers cannot be seen.
+        # What comes before a BatchNorm inside a layer made of layers cannot be seen.
         if inputs_changed or (own and id(call.layer) not in inside):
             layers.update(inside)
         if inputs_changed or own:

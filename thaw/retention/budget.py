@@ -245,7 +245,7 @@ def enforce_budget(
         examples: the :class:`thaw.Dataset` on which forgetting is measured.
         predictor: the :class:`~thaw.features.cached_predictor.CachedPredictor` of the source model on the examples.
         measure: ``retention_callback(...).measure``.
-        best_epoch: the best epoch inside the budget, a :class:`~thaw.training.callbacks.RestoreBestWeights`; or
+        best_epoch: the best epoch inside the budget, a :class:`~thaw.training.callbacks.BestWeights`; or
             ``None``.
         alphas: the interpolations to try, :class:`PathAlphas`.
         batch_size: examples in a batch. Default 32.

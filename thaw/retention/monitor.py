@@ -142,12 +142,8 @@ def _predicted(model, dataset, batch_size, predictions):
 
     def inputs():
         import keras
-        import tensorflow as tf
 
-        batches = dataset.ordered()
-        if int(batches.cardinality()) == tf.data.INFINITE_CARDINALITY:
-            raise ValueError("The data set never ends; measure on one without repeat().")
-        for batch in batches:
+        for batch in dataset.finite():
             x = batch[0] if isinstance(batch, (tuple, list)) else batch
             if isinstance(batch, (tuple, list)):
                 labels.append(np.asarray(batch[1]))
@@ -486,6 +482,6 @@ class _BestFile:
 
 
 def _best_weights(model, monitor, mode):
-    from thaw.training.callbacks import RestoreBestWeights
+    from thaw.training.callbacks import BestWeights
 
-    return RestoreBestWeights(model, monitor, mode)
+    return BestWeights(model, monitor, mode)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from thaw.models.loading import is_model_file
+
 MAX_SOURCE_EXAMPLES = 1000  # the score is then known within three points, and it is measured again and again
 HASHED_BYTES = 4096  # at either end of a file
-MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -121,7 +122,7 @@ def source_task(
         "input_shape": None if image_size is None else (image_size, image_size, 3),
         "preprocessing": preprocessing,
     }
-    is_file = Path(name).suffix.lower() in MODEL_SUFFIXES
+    is_file = is_model_file(name)
     is_needed = retain is not None or max_forgetting is not None
     # Where Keras would have to download the head along with the rest, up to ten times as much, it is left out.
     if not is_needed and not is_file and (name != EMBEDDED or weights != "imagenet"):

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import NoneType
 
 from thaw import __version__
-from thaw._files import MODEL_SUFFIXES, to_toml
+from thaw._files import to_toml
+from thaw.models.loading import is_model_file
 from thaw.plan import is_plan_file
 
 # Options whose value is a path, and those whose value may be the path of a file or a name.
@@ -122,7 +123,7 @@ def is_path(name, value, folder="."):
     if name == "weights":
         return value not in ("imagenet", "none")
     if name == "model":
-        return value.lower().endswith(MODEL_SUFFIXES) or (not value.isidentifier() and Path(folder, value).exists())
+        return is_model_file(value) or (not value.isidentifier() and Path(folder, value).exists())
     return True
 
 

@@ -79,7 +79,7 @@ def resolve_plan(plan, model, train, validation, folder, *, settings=None, callb
         advice = saved["advice"]
         return ResolvedPlan(Plan.load(folder / PLAN), advice["scratch"], tuple(advice["reasons"]), advice)
     if (folder / CHECKPOINT).exists():
-        raise unfinished_run_error(folder, "with a plan of its own")
+        raise unfinished_run_error(folder, "with a plan", "give the same command again, with that plan, to resume it")
     result = advise(model, train, validation_data=validation, callbacks=callbacks, **settings)
     advice = result.to_dict()
     writers = {
@@ -113,8 +113,8 @@ def too_few(train, validation):
 
 
 def _default_plan(model, settings):
-    from thaw.advice.cost import lr_scale
     from thaw.models.stages import stages_of
+    from thaw.training.optimizers import lr_scale
 
     options = {name: settings.get(name) for name in ("epochs", "head_epochs", "learning_rate")}
     plan = Plan.named("probe_then_tune", **options)
@@ -128,7 +128,7 @@ def scaled_plan(plan, scale, learning_rate=None):
 
     Args:
         plan: :class:`thaw.Plan`.
-        scale: factor, as :func:`thaw.advice.cost.lr_scale` returns it.
+        scale: factor, as :func:`thaw.training.optimizers.lr_scale` returns it.
         learning_rate: the rate that was asked for, if any: the phases that it is meant for keep theirs.
 
     Returns:

@@ -86,8 +86,7 @@ def tune_images(
     """
     import keras
 
-    from thaw.advice.cost import lr_scale
-    from thaw.advice.trials import train_from_scratch
+    from thaw.advice.trials import randomize_weights
     from thaw.features.predictions import evaluate
     from thaw.finetune import fine_tune
     from thaw.models.backbone import input_size
@@ -97,7 +96,10 @@ def tune_images(
     from thaw.retention.source_tasks import SourceTask
     from thaw.tasks import monitor_of
     from thaw.training.freezing import snapshot_weights, weight_change
+    from thaw.training.optimizers import lr_scale
 
+    if splits.validation is None:
+        raise ValueError("There are no validation images, by which the best epoch is chosen; hold some out.")
     folder, source, task = Path(folder), SourceTask.of(backbone), splits.task
     train = splits.train.weighted(splits.class_weight)
     input_size(source.backbone)
@@ -124,7 +126,7 @@ def tune_images(
         stages = stages_of(model)
         initial = snapshot_weights(stages)
         if resolved.scratch:  # after the source task was measured
-            train_from_scratch(model, train, seed)
+            randomize_weights(model, train, seed)
         board = keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)
         try:
             history = fine_tune(
@@ -209,7 +211,7 @@ def advice_settings(given, max_forgetting, *, batch_size, seed):
 def _check_monitor(model, monitor, mode, more, callbacks):
     """Refuse a metric that does not exist, or has no direction, before the search for a plan."""
     from thaw.tasks import compiled_metrics, metric_name, monitor_of
-    from thaw.training.callbacks import ProgressBar
+    from thaw.training.progress import ProgressBar
 
     known = ["loss", *map(metric_name, compiled_metrics(model)), *more]
     own = any(not isinstance(callback, ProgressBar) for callback in callbacks)  # which may write others to the logs

@@ -31,7 +31,7 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         file: path of an ``.npz`` file, which holds arrays and JSON and nothing that is executed.
         model: the whole ``keras.Model``; the fitted one may be a part of it.
-        best: the :class:`~thaw.training.callbacks.RestoreBestWeights` of the run.
+        best: the :class:`~thaw.training.callbacks.BestWeights` of the run.
         callbacks: a list of callbacks whose counters belong to the state, such as ``EarlyStopping``.
         progress: a dict of JSON values, saved as it is at the end of each epoch.
         start: arrays of the weights at the start of the phase, saved with the rest. Default none.
@@ -39,11 +39,11 @@ class Checkpoint(keras.callbacks.Callback):
 
     Example:
         >>> import keras
-        >>> from thaw.training.callbacks import RestoreBestWeights
+        >>> from thaw.training.callbacks import BestWeights
         >>> from thaw.training.checkpoint import Checkpoint, read_checkpoint
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         >>> model.compile("sgd", "mse")
-        >>> checkpoint = Checkpoint("run.npz", model, RestoreBestWeights(model, "loss", "min"), [], {"phase": 0})
+        >>> checkpoint = Checkpoint("run.npz", model, BestWeights(model, "loss", "min"), [], {"phase": 0})
         >>> checkpoint.set_model(model)
         >>> checkpoint.on_epoch_end(0, {"loss": 1.0})
         >>> read_checkpoint("run.npz")[0]["phase"]
@@ -152,12 +152,13 @@ def read_checkpoint(file):
     return meta, {name: [by_index[i] for i in sorted(by_index)] for name, by_index in arrays.items()}
 
 
-def unfinished_run_error(folder, difference):
+def unfinished_run_error(folder, difference, again="give the same command again to resume it"):
     """Make the error for a folder that holds an unfinished run other than the one that was asked for.
 
     Args:
         folder: path of the folder.
         difference: what is different about the unfinished run, to be read after "holds an unfinished run".
+        again: how it is resumed.
 
     Returns:
         A ``ValueError``, to be raised.
@@ -170,8 +171,7 @@ def unfinished_run_error(folder, difference):
 it, name another folder, or delete this one.
     """
     return ValueError(
-        f"{folder} holds an unfinished run {difference}; give the same command again to resume it, name another "
-        "folder, or delete this one."
+        f"{folder} holds an unfinished run {difference}; {again}, name another folder, or delete this one."
     )
 
 

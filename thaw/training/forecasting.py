@@ -42,8 +42,8 @@ class Forecast:
 def forecast(model, plan, examples, *, batch_size=32, measure=True):
     """Forecast what each phase of a plan trains and how long it takes, without training.
 
-    Whether the examples are augmented is not known here: with ``views=0`` each epoch is taken to compute the whole
-    model, as it must where they are. Without augmentation it takes less, for the frozen part is cached all the same.
+    With ``views=0`` the forecast assumes augmentation, so that each epoch computes the whole model. Without
+    augmentation the frozen part is cached, and training takes less time than forecast.
 
     Args:
         model: a built ``keras.Model`` with its head. Weights, ``trainable`` flags, compilation and random states are

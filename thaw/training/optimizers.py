@@ -298,3 +298,25 @@ def _checked_arrays(values, weights, name):
         if name == "importance" and not (np.isfinite(value).all() and (value >= 0).all()):
             raise ValueError(f"The importance of {weight.path} is below 0 or not finite; expected numbers from 0.")
     return values
+
+
+def lr_scale(optimizer):
+    """Return the factor from learning rates for Adam to those for another optimizer.
+
+    A step of SGD is as long as the gradient, and needs a higher rate; Lion's steps have length one in every
+    weight, and its authors use rates 3 to 10 times lower (Chen et al. 2023).
+
+    Args:
+        optimizer: a Keras optimizer, also inside a ``LossScaleOptimizer``.
+
+    Returns:
+        20 for SGD, 0.2 for Lion, 1 for any other.
+
+    Example:
+        >>> import keras
+        >>> from thaw.training.optimizers import lr_scale
+        >>> lr_scale(keras.optimizers.SGD()), lr_scale(keras.optimizers.Adam())
+        (20.0, 1.0)
+    """
+    inner = inner_optimizer(optimizer)
+    return {"SGD": 20.0, "Lion": 0.2}.get(type(inner).__name__, 1.0)

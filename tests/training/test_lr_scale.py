@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from thaw.advice.cost import lr_scale
+from thaw.training.optimizers import lr_scale
 
 
 @pytest.mark.parametrize(("name", "unit"), [("SGD", 20.0), ("Lion", 0.2), ("Adam", 1.0), ("AdamW", 1.0)])

@@ -5,7 +5,7 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from thaw.training.callbacks import RestoreBestWeights
+from thaw.training.callbacks import BestWeights
 
 
 def net(value=0.0):
@@ -27,7 +27,7 @@ def feed(best, model, *values):
 def test_the_best_of_two_fits():
     """A bad second phase does not win over a good first one, as it does with EarlyStopping."""
     model = net()
-    best = RestoreBestWeights(model, "val_loss", "min")
+    best = BestWeights(model, "val_loss", "min")
     plain = keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True, patience=9)
     x, y = np.ones((8, 1), "float32"), np.ones((8, 1), "float32")
     for start, rate in ((0.0, 0.1), (50.0, 1e-6)):
@@ -54,7 +54,7 @@ def test_the_best_of_two_fits():
 )
 def test_which_is_best(monitor, mode, values, kept):
     model = net()
-    best = RestoreBestWeights(model, monitor, mode)
+    best = BestWeights(model, monitor, mode)
     feed(best, model, *((i, {monitor: v}) for i, v in enumerate(values)))
     assert best.epoch == kept
     best.restore()
@@ -63,7 +63,7 @@ def test_which_is_best(monitor, mode, values, kept):
 
 def test_a_tie_goes_to_the_lower_loss_and_then_to_the_earlier():
     model = net()
-    best = RestoreBestWeights(model, "val_accuracy", "max")
+    best = BestWeights(model, "val_accuracy", "max")
     losses = (0.5, 0.3, 0.4, 0.3)
     feed(best, model, *((i, {"val_accuracy": 1.0, "val_loss": v}) for i, v in enumerate(losses)))
     assert best.epoch == 1
@@ -76,7 +76,7 @@ def test_the_moving_average_is_what_is_kept():
     optimizer.build(model.trainable_variables)
     for step in (-2.0, -4.0):  # the weight is 3 and then 7, its average 3 and then (3 + 7) / 2
         optimizer.apply([np.array([[step]], "float32")])
-    best = RestoreBestWeights(model, "val_loss", "min")
+    best = BestWeights(model, "val_loss", "min")
     best.set_model(model)
     best.on_epoch_end(0, {"val_loss": 1.0})
     assert weight(model) == 7
@@ -86,7 +86,7 @@ def test_the_moving_average_is_what_is_kept():
 
 def test_the_copy_does_not_follow_the_model():
     model = net(1.0)
-    best = RestoreBestWeights(model, "loss", "min")
+    best = BestWeights(model, "loss", "min")
     best.on_epoch_end(0, {"loss": 1.0})
     model.layers[0].kernel.assign([[9.0]])
     assert best.weights[0].item() == 1.0
@@ -94,16 +94,16 @@ def test_the_copy_does_not_follow_the_model():
 
 def test_nothing_seen_nothing_restored():
     model = net(4.0)
-    RestoreBestWeights(model, "loss", "min").restore()
+    BestWeights(model, "loss", "min").restore()
     assert weight(model) == 4.0
 
 
 def test_no_such_value():
     with pytest.raises(ValueError, match="There is no val_auc to choose by; the logs have loss, val_loss"):
-        RestoreBestWeights(net(), "val_auc", "max").on_epoch_end(0, {"val_loss": 1, "loss": 1})
+        BestWeights(net(), "val_auc", "max").on_epoch_end(0, {"val_loss": 1, "loss": 1})
 
 
 def test_a_metric_of_several_numbers_is_none_to_choose_by():
-    best = RestoreBestWeights(net(), "val_f1_score", "max")
+    best = BestWeights(net(), "val_f1_score", "max")
     with pytest.raises(ValueError, match=r'val_f1_score is 3 numbers; expected one .*average="macro"'):
         best.on_epoch_end(0, {"val_f1_score": np.zeros(3)})
