@@ -79,27 +79,7 @@ def test_backbone_scales_pixels_once_as_published(family):
     np.testing.assert_array_equal(seen_by_the_first_weights(model, pixels.astype("uint8")), found)
 
 
-def leaves(model):
-    """All layers that a model is made of, nested models opened."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from leaves(layer)
-        elif not isinstance(layer, layers.InputLayer):
-            yield layer
-
-
-def assert_partition(model, stages):
-    """Every layer is in one stage, and they are in the order of the calls."""
-    found = [id(layer) for stage in stages for layer in stage.layers]
-    assert len(found) == len(set(found))
-    assert set(found) == {id(layer) for layer in leaves(model)}
-    assert sum(stage.parameters for stage in stages) == sum(math.prod(w.shape) for w in model.weights)
-    order = {id(call.layer): i for i, call in reversed(list(enumerate(calls_of(model))))}
-    positions = [order[id(layer)] for stage in stages for layer in stage.layers]
-    assert positions == sorted(positions)
-
-
-def test_stages_of_every_family_flat_and_nested(family):
+def test_stages_of_every_family_flat_and_nested(assert_partition, family):
     name, inner = family
     flat = stages_of(inner)
     assert [stage.name for stage in flat] == [f"stage{i + 1}" for i in range(SMALLEST[name][1])]  # a map: no head

@@ -1,7 +1,5 @@
 """Stages are found from the graph: convolutions, nested models, transformers, and what has no grid."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,25 +9,6 @@ keras = pytest.importorskip("keras")
 from keras import layers
 
 from thaw.models.stages import Stage, calls_of, crossing_bytes, operations_of, stages_of
-
-
-def leaves(model):
-    """All layers a model is made of, nested models opened."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from leaves(layer)
-        elif not isinstance(layer, layers.InputLayer):
-            yield layer
-
-
-def assert_partition(model, stages):
-    found = [id(layer) for stage in stages for layer in stage.layers]
-    assert len(found) == len(set(found))
-    assert set(found) == {id(layer) for layer in leaves(model)}
-    assert sum(stage.parameters for stage in stages) == sum(math.prod(w.shape) for w in model.weights)
-    order = {id(call.layer): i for i, call in reversed(list(enumerate(calls_of(model))))}
-    positions = [order[id(layer)] for stage in stages for layer in stage.layers]
-    assert positions == sorted(positions)
 
 
 def names(stages):
@@ -58,7 +37,7 @@ def nested(inner, size=224):
         ("VGG16", 64, ["Flatten", "Dense", "Dense", "Dense"]),
     ],
 )
-def test_with_their_own_top(family, size, head):
+def test_with_their_own_top(assert_partition, family, size, head):
     model = getattr(keras.applications, family)(weights=None, input_shape=(size, size, 3), classes=4)
     found = stages_of(model)
     assert_partition(model, found)
@@ -72,7 +51,7 @@ def test_with_their_own_top(family, size, head):
         assert kinds[0] == "GlobalAveragePooling2D"
 
 
-def test_twice_nested():
+def test_twice_nested(assert_partition):
     inner = keras.Sequential([keras.Input((16, 16, 3)), layers.Conv2D(4, 3, 2, "same"), layers.Conv2D(8, 3, 2, "same")])
     entry = keras.Input((16, 16, 3))
     middle = keras.Model(entry, layers.BatchNormalization()(inner(layers.Rescaling(1 / 255)(entry))))
@@ -143,7 +122,7 @@ def transformer(kind, blocks=3):
     return keras.Model(entry, layers.Dense(3, name="classes")(x))
 
 
-def test_transformer_of_primitives_pre_norm():
+def test_transformer_of_primitives_pre_norm(assert_partition):
     model = transformer("pre")
     found = stages_of(model)
     assert_partition(model, found)
@@ -157,7 +136,7 @@ def test_transformer_of_primitives_pre_norm():
     assert names(found)[-1] == "head"
 
 
-def test_transformer_of_primitives_post_norm():
+def test_transformer_of_primitives_post_norm(assert_partition):
     model = transformer("post")
     found = stages_of(model)
     assert_partition(model, found)
@@ -170,7 +149,7 @@ def test_transformer_of_primitives_post_norm():
     ]
 
 
-def test_transformer_of_composite_layers():
+def test_transformer_of_composite_layers(assert_partition):
     model = transformer("composite")
     found = stages_of(model)
     assert_partition(model, found)
@@ -180,7 +159,7 @@ def test_transformer_of_composite_layers():
     assert {stage.parameters for stage in found[1:4]} == {found[1].parameters}
 
 
-def test_vision_transformer_of_primitives():
+def test_vision_transformer_of_primitives(assert_partition):
     """Patches have a grid, and are no reason to cut the blocks apart."""
     entry = keras.Input((32, 32, 3))
     x = layers.Conv2D(8, 8, 8, name="patches")(entry)
@@ -203,7 +182,7 @@ def test_vision_transformer_of_primitives():
 # ----------------------------------------------------------------- everything else
 
 
-def test_hidden_layers_of_an_mlp():
+def test_hidden_layers_of_an_mlp(assert_partition):
     entry = keras.Input((4,))
     x = layers.Normalization(name="scale")(entry)
     for i, width in enumerate((8, 6)):
@@ -218,7 +197,7 @@ def test_hidden_layers_of_an_mlp():
     assert [s.crossing for s in found] == [16, 32, 24]
 
 
-def test_sequential_and_one_layer():
+def test_sequential_and_one_layer(assert_partition):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     (only,) = stages_of(model)
     assert only.name == "head"
@@ -249,7 +228,7 @@ def test_subclassed():
     assert [stage.layers for stage in found] == [(model.first,), (model.last,)]
 
 
-def test_many_inputs():
+def test_many_inputs(assert_partition):
     a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
     x = layers.Concatenate()([layers.Dense(5)(a), layers.Dense(5)(b)])
     model = keras.Model({"a": a, "b": b}, layers.Dense(2)(layers.Dense(6)(x)))
@@ -259,7 +238,7 @@ def test_many_inputs():
     assert [stage.crossing for stage in found][-1] == 24
 
 
-def test_a_picture_and_a_table():
+def test_a_picture_and_a_table(assert_partition):
     picture, table = keras.Input((16, 16, 3)), keras.Input((5,))
     x = layers.Conv2D(4, 3, 2, "same")(picture)
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, 2, "same")(x))
@@ -270,7 +249,7 @@ def test_a_picture_and_a_table():
     assert found[-1].layers[-1] is model.layers[-1]
 
 
-def test_a_layer_used_twice_belongs_where_it_is_first_used():
+def test_a_layer_used_twice_belongs_where_it_is_first_used(assert_partition):
     entry = keras.Input((4,))
     shared = layers.Dense(4, name="shared")
     x = shared(layers.Dense(4, name="first")(entry))
@@ -393,7 +372,7 @@ def test_layers_at_the_full_size_of_a_narrow_picture_are_a_stage():
 
 @settings(max_examples=40, deadline=None)
 @given(convolutions, st.booleans())
-def test_any_chain_of_convolutions(parts, with_head):
+def test_any_chain_of_convolutions(assert_partition, parts, with_head):
     x = entry = keras.Input((32, 32, 3))
     x = layers.Conv2D(4, 3, padding="same")(x)
     for kind, width in parts:
@@ -426,7 +405,7 @@ def test_any_chain_of_convolutions(parts, with_head):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(["dense", "norm", "relu", "drop", "scale"]), max_size=12))
-def test_any_chain_of_dense_layers(parts):
+def test_any_chain_of_dense_layers(assert_partition, parts):
     make = {
         "dense": lambda: layers.Dense(3),
         "norm": layers.BatchNormalization,

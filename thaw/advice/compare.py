@@ -61,11 +61,11 @@ def compare(
 ):
     """Train in several ways, each for the same wall-clock time and with several seeds, and compare the scores.
 
-    The ways are ``"frozen"`` (the head alone), ``"top"`` (the head, then the top two stages too),
-    ``"whole"`` (the head, then everything, BatchNorm statistics frozen) and ``"scratch"`` (the same architecture with
-    random weights, everything trained, BatchNorm statistics too). The number of epochs is forecast from a few batches
-    and, from the second seed on, from the run before; the time that was really taken is in the table. Every run starts
-    with an empty cache. The number of epochs follows from the clock, so that two calls may differ.
+    The ways are ``"frozen"`` (the head alone), ``"top"`` (the head, then the top two stages too), ``"whole"`` (the
+    head, then everything, BatchNorm statistics frozen) and ``"scratch"`` (the same architecture with random weights,
+    everything trained, BatchNorm statistics too). The number of epochs is forecast from a few batches and, from the
+    second seed on, from the run before; the time that was really taken is in the table. Every run starts with an empty
+    cache. The number of epochs follows from the clock, so that two calls may differ.
 
     Intervals are the percentile bootstrap over the test examples and, with two seeds or more, over the seeds, paired:
     a resample takes the same examples and seeds of all ways (Efron 1979). With few seeds their spread is

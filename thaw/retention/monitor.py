@@ -191,13 +191,7 @@ def _of_agreement(result):
 
 
 def _compare(before, after, identical, seed):
-    """Compare correct predictions before and after on the same examples, in pairs.
-
-    Args:
-        before: ``(n,)`` bools.
-        after: ``(n,)`` bools.
-        identical: whether the probabilities are bit-identical.
-        seed: seed of the bootstrap.
+    """Compare correct predictions as :func:`kept_and_lost_intervals` takes them.
 
     Returns:
         A dict with ``examples``, ``before``, ``after``, ``kept`` and ``lost``.
@@ -214,10 +208,10 @@ def _compare(before, after, identical, seed):
 
 
 def kept_and_lost_intervals(before, after, identical, seed):
-    """Return the 95 % intervals of what was kept and of what was lost.
+    """Return the 95 % intervals of what was kept and of what was lost, from the same examples before and after.
 
     Args:
-        before: ``(n,)`` bools.
+        before: ``(n,)`` bools, which were predicted correctly.
         after: ``(n,)`` bools.
         identical: whether the probabilities are bit-identical.
         seed: seed of the bootstrap.
