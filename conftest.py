@@ -29,6 +29,8 @@ def pytest_unconfigure():
 
 
 settings.register_profile("thaw", deadline=None, max_examples=50, derandomize=True, database=None)
+# --hypothesis-profile=many --hypothesis-seed=1: other examples for each seed
+settings.register_profile("many", settings.get_profile("thaw"), max_examples=500, derandomize=False)
 settings.load_profile("thaw")
 
 

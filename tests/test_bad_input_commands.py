@@ -121,7 +121,7 @@ def test_a_class_under_two_names(place, tmp_path, capsys):
     (tmp_path / "photos" / "b").rename(tmp_path / "photos" / "A ")
     code, out, _ = thaw(capsys, "check", tmp_path / "photos")
     assert code == 0
-    assert "The classes 'A ' and 'a' differ in capitals or spaces only" in out
+    assert "The classes 'A' and 'a' differ in form only" in out
 
 
 def test_a_cache_that_is_a_file(place, tmp_path, capsys, monkeypatch):

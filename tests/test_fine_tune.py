@@ -7,11 +7,13 @@ keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 from keras import layers
 
+import thaw
 from thaw.data.dataset import Dataset
 from thaw.finetune import fine_tune
 from thaw.models.heads import attach_head
 from thaw.plan import Phase, Plan
 from thaw.training.callbacks import TuneCallback
+from thaw.training.checkpoint import variables_of
 from thaw.training.freezing import freeze
 
 
@@ -333,10 +335,125 @@ def test_fine_tune_takes_arrays_and_data_sets():
     assert sum("data are a stream" in note for note in history.notes) == 1
 
 
-def test_a_data_set_without_an_end():
-    dataset = tf.data.Dataset.from_tensor_slices((data().x, data().y)).batch(8).repeat()
-    with pytest.raises(ValueError, match=r"cardinality|how many|no end|length"):
-        run([phase()], None, dataset)
+def batches(kind):
+    """Batches of 8 of the 44 examples, as a data set that knows its length, does not know it, or has no end."""
+    rows, known = data(), tf.data.Dataset.from_tensor_slices((data().x, data().y)).batch(8)
+
+    def endless():
+        while True:
+            yield rows.x[:8], rows.y[:8]
+
+    def unknown():
+        yield from ((rows.x[i : i + 8], rows.y[i : i + 8]) for i in range(0, 44, 8))
+
+    if kind in ("known", "repeated"):
+        return known.repeat() if kind == "repeated" else known
+    make = endless if kind == "endless" else unknown
+    return tf.data.Dataset.from_generator(make, output_signature=known.element_spec)
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+@pytest.mark.parametrize(("kind", "words"), [("repeated", "never end: leave repeat"), ("endless", "without coming to")])
+def test_data_without_an_end_are_refused(kind, words, part):
+    """https://github.com/frankkramer-lab/aucmedi/issues/198"""
+    given = batches("known"), batches(kind)
+    train, validation = given if part == "validation" else given[::-1]
+    with pytest.raises(ValueError, match=f"The {part} data .*{words}"):
+        run([phase()], None, train, validation)
+
+
+def test_data_of_unknown_length_are_the_same_as_those_of_known_length():
+    plan = [phase("all", 2, "all")]
+    a, known = run(plan, None, batches("known"), batches("known"))
+    b, unknown = run(plan, None, batches("unknown"), batches("unknown"))
+    assert known.history["loss"] == unknown.history["loss"]
+    assert known.history["val_loss"] == unknown.history["val_loss"]
+    assert equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric", "last"),
+    [
+        ("mse", keras.metrics.RootMeanSquaredError(name="RMSE"), None),
+        ("mse", "MAE", None),
+        ("binary_crossentropy", "bce", "sigmoid"),
+    ],
+)
+def test_the_lowest_error_is_the_best(loss, metric, last):
+    """https://github.com/keras-team/keras/issues/18798"""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8, "relu"), layers.Dense(1, last)])
+    model.compile("adam", loss, metrics=[metric])
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    y = (x[:, :1] > 0).astype("float32")
+    plan = [phase("all", 4, "all", learning_rate=0.02)]
+    _, history = run(plan, model, (x, y), (x, y))
+    values = history.history["val_" + getattr(metric, "name", metric)]
+    assert min(values) < max(values) - 1e-3
+    assert model.evaluate(x, y, verbose=0)[1] == pytest.approx(min(values), rel=1e-5)
+
+
+def test_only_the_adapters_of_lora_train(tmp_path):
+    """https://github.com/keras-team/keras/issues/19208; also after a resume, and beside a BatchNorm that trains."""
+
+    def adapted():
+        keras.utils.set_random_seed(0)
+        norm = layers.BatchNormalization()
+        model = keras.Sequential([keras.Input((8,)), layers.Dense(6, "relu"), norm, layers.Dense(6), layers.Dense(3)])
+        for layer in (model.layers[0], model.layers[2]):
+            layer.enable_lora(2)
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    x, y = np.random.default_rng(0).normal(size=(48, 8)).astype("float32"), np.arange(48) % 3
+    plan = [phase(epochs=1), phase("all", 2, "all", batchnorm="trained")]
+
+    def interrupted(epoch, logs):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    stop = keras.callbacks.LambdaCallback(on_epoch_begin=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, adapted(), (x, y), (x, y), backup_dir=tmp_path, callbacks=[stop])
+    resumed, _ = run(plan, adapted(), (x, y), (x, y), backup_dir=tmp_path)
+    whole, _ = run(plan, adapted(), (x, y), (x, y))
+    assert equal(resumed, whole)
+    changed = {w.path.split("/", 1)[1] for w, v in zip(whole.weights, adapted().weights) if np.any(w.numpy() != v)}
+    names = {f"{whole.layers[i].name}/{name}" for i in (0, 2) for name in ("lora_kernel_a", "lora_kernel_b", "bias")}
+    names |= {w.path.split("/", 1)[1] for i in (1, 3) for w in whole.layers[i].weights}
+    assert changed == names
+
+
+def test_a_stateful_layer():
+    """https://github.com/tensorflow/tensorflow/issues/86310"""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(8, 5, 3)), layers.GRU(4, stateful=True), layers.Dense(3, "softmax")]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = np.random.default_rng(0).normal(size=(20, 5, 3)).astype("float32"), np.arange(20) % 3
+    with pytest.raises(
+        ValueError, match=r"layer gru.* takes batches of 8 examples, and 20 examples in batches of 8 leave"
+    ):
+        run([phase()], model, (x, y), (x[:16], y[:16]))
+    with pytest.raises(ValueError, match="validation examples in batches of 8 leave 4"):
+        run([phase()], model, (x[:16], y[:16]), (x, y))
+    rows = tf.data.Dataset.from_tensor_slices((x, y))
+    with pytest.raises(ValueError, match=r"Write data.batch\(8, drop_remainder=True\)"):
+        run([phase()], model, rows.batch(8), rows.batch(8, drop_remainder=True))
+    _, history = run([phase(epochs=1)], model, (x[:16], y[:16]), (x[:16], y[:16]))
+    assert any("passes its state on from batch" in note for note in history.notes)
+    assert not any("computed once" in note for note in history.notes)  # its features belong to no example
+    states = model.layers[0].states
+    assert np.any(states[0].numpy())
+    assert any(v is states[0] for v in variables_of(model))  # a resumed run has them
+    before = states[0].numpy()
+    thaw.evaluate(model, x[:16], y[:16], batch_size=8)
+    assert np.array_equal(states[0].numpy(), before)
+    with pytest.raises(ValueError, match="takes batches of 8 examples; got 16"):
+        thaw.evaluate(model, x[:16], y[:16], batch_size=16)
+    with pytest.raises(ValueError, match=r"gru.* belongs to no example"):
+        thaw.precompute(model, x, y)
 
 
 def test_several_outputs_are_chosen_by_the_loss():

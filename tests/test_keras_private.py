@@ -271,3 +271,21 @@ def test_exclusions_from_weight_decay_are_copied():
     target.apply([np.zeros_like(v.numpy()) for v in model.trainable_variables])
     assert np.array_equal(bias.numpy(), np.ones(4))
     assert not np.array_equal(kernel.numpy(), before)
+
+
+def test_an_object_is_saved_as_one_of_another_class():
+    public = keras.optimizers.schedules.PolynomialDecay
+
+    class Own(public):
+        __class__ = _keras.serialized_as(public)
+
+        def __call__(self, step):
+            return 7.0
+
+    schedule = Own(1.0, 4)
+    assert schedule(0) == 7.0
+    config = keras.optimizers.schedules.serialize(schedule)
+    assert (config["module"], config["class_name"]) == ("keras.optimizers.schedules", "PolynomialDecay")
+    assert config["registered_name"] is None
+    assert type(keras.optimizers.schedules.deserialize(config)) is public
+    assert keras.saving.serialize_keras_object(schedule)["class_name"] == "PolynomialDecay"

@@ -9,6 +9,8 @@ from keras import layers
 
 from thaw.checks import preflight
 from thaw.data.dataset import Dataset
+from thaw.features.inference import inference_runner
+from thaw.models.state import state_variables
 from thaw.plan import Phase, Plan
 from thaw.training.freezing import freeze
 
@@ -260,3 +262,78 @@ def test_what_cannot_be_looked_at():
         preflight(keras.Sequential([layers.Dense(2)]))
     with pytest.raises(ValueError, match='The model has no stage "stem"'):
         preflight(net(), plan=Plan([Phase(name="a", epochs=1, train=("stem",))]))
+
+
+METRIC = keras.metrics
+
+
+@pytest.mark.parametrize(
+    ("units", "metric", "fix"),
+    [
+        (1, "accuracy", "BinaryAccuracy(threshold=0)"),
+        (1, METRIC.BinaryAccuracy(), "BinaryAccuracy(threshold=0)"),
+        (1, "binary_accuracy", "BinaryAccuracy(threshold=0)"),
+        (1, METRIC.binary_accuracy, "BinaryAccuracy(threshold=0)"),
+        (1, METRIC.AUC(), "AUC(from_logits=True)"),
+        (1, METRIC.Precision(), "Precision(thresholds=0)"),
+        (3, METRIC.Recall(), "Recall(thresholds=0)"),
+        (1, METRIC.F1Score(threshold=0.5), "end the model in sigmoid"),
+        (1, METRIC.PrecisionAtRecall(0.5), "end the model in sigmoid"),
+        (3, METRIC.BinaryCrossentropy(), "BinaryCrossentropy(from_logits=True)"),
+        (3, "categorical_crossentropy", "from_logits=True"),
+        (1, METRIC.BinaryAccuracy(threshold=0), None),
+        (1, METRIC.AUC(from_logits=True), None),
+        (1, METRIC.Precision(thresholds=0), None),
+        (3, METRIC.Precision(top_k=1), None),
+        (3, "accuracy", None),
+        (3, METRIC.F1Score(), None),
+        (1, "mse", None),
+        (1, lambda y, p: p, None),
+    ],
+)
+def test_metrics_that_take_logits_for_probabilities(units, metric, fix):
+    """https://github.com/tensorflow/tensorflow/issues/41413"""
+    rate = {"optimizer": keras.optimizers.Adam(1e-4)}
+    model = net(None, units)
+    model.compile(**rate, loss=logits("BinaryCrossentropy"), metrics=[metric])
+    found = look(model, y=np.eye(3)[[0, 1, 2, 1]][:, :units])
+    assert codes(found) == ([] if fix is None else ["metric-of-logits"])
+    assert fix is None or fix in found[0].fix
+    model = net("sigmoid", units)
+    model.compile(**rate, loss="binary_crossentropy", metrics=[metric])
+    assert look(model, y=np.eye(3)[[0, 1, 2, 1]][:, :units]) == ()
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "found"),
+    [
+        (pictures(255.0), pictures(), ["validation-pixels", "never-rescaled"]),
+        (pictures(), pictures(255.0, dtype="uint8"), ["validation-pixels"]),
+        (pictures() * 2 - 1, pictures(), []),
+        (pictures(), np.zeros((4, 8, 8, 3), "float32"), []),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_pixels_of_the_validation_data(train, validation, found, stream):
+    y = np.array([0, 1, 2, 1])
+    given = tf.data.Dataset.from_tensor_slices((validation, y)).batch(2) if stream else (validation, y)
+    findings = look(net(), train, validation_data=given)
+    assert codes(findings) == found
+    assert not found or "the training data go from" in findings[0].what
+
+
+def test_batch_sizes_of_stacked_stateful_cells():
+    """Their states are a list for each cell, and not one variable."""
+    cells = [layers.LSTMCell(4), layers.GRUCell(2)]
+    stacked = layers.RNN(cells, stateful=True, name="stacked")
+    model = keras.Sequential([keras.Input(batch_shape=(4, 5, 3)), stacked, layers.Dense(3, "softmax")])
+    model.compile(keras.optimizers.Adam(1e-4), SPARSE)
+    assert [v.shape for v in state_variables(model)] == [(4, 4), (4, 4), (4, 2)]
+    x, y = np.zeros((10, 5, 3), "float32"), np.arange(10) % 3
+    found = look(model, x, y, batch_size=4)
+    assert codes(found)[0] == "stateful-batch"
+    assert found[0].what.endswith("stacked takes batches of 4 examples, and 10 examples in batches of 4 leave 2.")
+    assert codes(look(model, x[:8], y[:8], batch_size=4)) == ["stateful-order"]
+    with pytest.raises(ValueError, match="The stateful layer stacked takes batches of 4 examples; got 5"):
+        inference_runner(model, 5)
+    assert inference_runner(model, 4, runtime="tensorflow")(x[:2])[0].shape == (2, 3)

@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from thaw._files import write_all, write_atomically
+from thaw._files import explain_disk_error, write_all, write_atomically
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, number):
         beside.write_text("half of the n")
         raise OSError(number, "full")
 
-    with pytest.raises(OSError, match=r"^There is no room on the disk for .*a\.txt \(\d+ MB free.*unharmed") as e:
+    with pytest.raises(OSError, match=r"There is no room on the disk for .*a\.txt \(\d+ MB free.*unharmed") as e:
         write_atomically(path, writer)
     assert e.value.errno == number
     assert everything(tmp_path) == {"a.txt": b"old"}
@@ -104,6 +104,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
     with pytest.raises(OSError, match=r"file/a cannot be written \(File exists\)"):
         write_atomically(tmp_path / "file" / "a", lambda beside: None)
+
+
+def test_an_error_that_is_explained_twice():
+    """A cache that write_atomically fills: the reason is named once."""
+    system = PermissionError(errno.EACCES, "Permission denied")
+    of_file = explain_disk_error(system, "/c/1.u8")
+    of_cache = explain_disk_error(of_file, "/c", "the cache cannot be used")
+    assert type(of_file) is type(of_cache) is PermissionError
+    assert of_file.strerror.startswith("/c/1.u8 cannot be written (Permission denied); the file that was there before")
+    assert of_cache.strerror == "the cache cannot be used at /c (Permission denied): set THAW_CACHE to another folder"
+    without_number = explain_disk_error(OSError("no home"), "/c", "the cache cannot be used")
+    assert str(without_number) == "the cache cannot be used at /c (no home): set THAW_CACHE to another folder"
 
 
 def test_a_mistake_of_the_writer_is_not_taken_for_the_disk(tmp_path):

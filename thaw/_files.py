@@ -28,6 +28,9 @@ def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
     Returns:
         An absolute ``pathlib.Path``; it need not exist.
 
+    Raises:
+        OSError: there is no home folder to put it in, as in a container whose user has no name.
+
     Example:
         >>> from thaw._files import cache_root
         >>> cache_root("mine").name
@@ -36,7 +39,13 @@ def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
     if cache_dir is None:
         own = os.environ.get("THAW_CACHE")
         cache_dir = own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "thaw")
-    return Path(cache_dir).expanduser().absolute()
+    try:
+        return Path(cache_dir).expanduser().absolute()
+    except RuntimeError:  # pathlib's, for a home that cannot be found
+        raise OSError(
+            f"The folder of the cache is {cache_dir}, and there is no such home folder (HOME is not set, and the user "
+            "has no entry in the list of users): set THAW_CACHE to a folder that can be written to."
+        ) from None
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object], *, flush: bool = True) -> Path:
@@ -84,8 +93,7 @@ def write_all(writers: dict[str | os.PathLike, Callable[[Path], object]], *, flu
             path = Path(path)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # The extension stays: Keras chooses the format by it.
-                temporary[path] = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}{path.suffix}")
+                temporary[path] = path.with_name(_temporary_name(path, len(temporary)))
                 write(temporary[path])
                 if flush:
                     _flush(temporary[path])
@@ -93,12 +101,12 @@ def write_all(writers: dict[str | os.PathLike, Callable[[Path], object]], *, flu
                 cause = _disk_error(error)
                 if cause is None:
                     raise
-                raise _explained(cause, path) from error
+                raise explain_disk_error(cause, path) from error
         for path, new in temporary.items():
             try:
                 os.replace(new, path)
             except OSError as error:
-                raise _explained(error, path) from error
+                raise explain_disk_error(error, path) from error
         for folder in {path.parent for path in temporary} if flush else ():
             _flush(folder)
     finally:
@@ -116,6 +124,12 @@ def write_text(text: str) -> Callable[[Path], object]:
         A function of a path.
     """
     return lambda path: path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _temporary_name(path, number):
+    # The extension stays: Keras chooses the format by it. Names have at most 255 bytes, and a letter up to four.
+    name = f"{path.stem[:40]}.{os.getpid()}.{threading.get_ident()}.{number}"
+    return f".{name}{path.suffix if len(path.suffix) <= 8 else ''}"
 
 
 def _flush(path):
@@ -142,10 +156,34 @@ def _disk_error(error):
     return None
 
 
-def _explained(error, path):
-    if error.errno in FULL_DISK_ERRORS:
-        folder = path.parent
-        while not folder.exists():
+def explain_disk_error(error: OSError, path: str | os.PathLike, cache: str | None = None) -> OSError:
+    """Return an error of the same type and number that says in one sentence what failed, where, and what to do.
+
+    Args:
+        error: as the system raised it.
+        path: path of the file that was to be written; or of the folder of the cache.
+        cache: what a cache cannot do, such as ``"the feature cache cannot be written"``: it lies in the folder that
+            THAW_CACHE names. ``None`` (default): ``path`` is a file that :func:`write_all` writes.
+
+    Returns:
+        The new error, to be raised.
+
+    Example:
+        >>> from thaw._files import explain_disk_error
+        >>> error = PermissionError(errno.EACCES, "Permission denied")
+        >>> explain_disk_error(error, "/cache", "the cache cannot be used").strerror
+        'the cache cannot be used at /cache (Permission denied): set THAW_CACHE to another folder'
+    """
+    is_full = error.errno in FULL_DISK_ERRORS
+    # Not strerror: that of an error which was explained before is a whole sentence.
+    reason = os.strerror(error.errno) if error.errno else error
+    if cache and is_full:
+        message = f"the disk is full at {path}: free some space, or set THAW_CACHE to a folder on another disk"
+    elif cache:
+        message = f"{cache} at {path} ({reason}): set THAW_CACHE to another folder"
+    elif is_full:
+        folder = Path(path).parent
+        while not os.path.exists(folder):  # Path.exists raises for a name that is too long
             folder = folder.parent
         free = shutil.disk_usage(folder).free / 1e6
         message = (
@@ -154,12 +192,10 @@ def _explained(error, path):
         )
     else:
         message = (
-            f"{path} cannot be written ({error.strerror or error}); the file that was there before is unharmed. "
-            "Name another folder, or change its permissions."
+            f"{path} cannot be written ({reason}); the file that was there before is unharmed. Name another folder, or "
+            "change its permissions."
         )
-    explained = type(error)(message)
-    explained.errno = error.errno  # set afterwards, so that the message is shown without a number in front
-    return explained
+    return type(error)(error.errno, message) if error.errno else type(error)(message)
 
 
 @contextlib.contextmanager
@@ -174,7 +210,7 @@ def lock_run(folder: str | os.PathLike):
 
     Raises:
         BlockingIOError: another process holds the lock.
-        OSError: the folder cannot be created.
+        OSError: the folder cannot be created, or its disk cannot lock files.
 
     Example:
         >>> import tempfile
@@ -188,14 +224,19 @@ def lock_run(folder: str | os.PathLike):
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; expected a folder for the run. Name another one.")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / LOCK, is_singleton=False)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK, is_singleton=False)
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise BlockingIOError(
             f"Another run is using {folder}; wait until it has ended, or name another folder."
         ) from None
+    except NotImplementedError:  # a network drive, perhaps
+        raise OSError(f"The disk of {folder} cannot lock files; name a folder on another disk.") from None
+    except OSError as error:
+        message = f"The folder {folder} cannot be used ({error.strerror or error}); name another one, or change its "
+        raise type(error)(message + "permissions.") from error
     try:
         yield folder
     finally:
@@ -245,16 +286,17 @@ def to_jsonable(value, *omit):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def to_json(value) -> str:
+def to_json(value, *, escape=False) -> str:
     """Write a result as indented JSON.
 
     Args:
         value: as for :func:`to_jsonable`.
+        escape: write letters beyond ASCII as escapes, for a stream that does not have them; default ``False``.
 
     Returns:
         A string that ends in a line break.
     """
-    return json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(to_jsonable(value), indent=2, ensure_ascii=escape, allow_nan=False) + "\n"
 
 
 def to_toml(value) -> str:

@@ -154,6 +154,17 @@ def forget_metric_variables(metric, count):
     del metric._variables[count:]
 
 
+# Saving
+
+
+def serialized_as(cls):
+    """Return a ``__class__`` for the body of a subclass of ``cls``, whose objects are then saved as objects of ``cls``.
+
+    Keras' serializer names the class that an object says it is of, by its ``__class__``.
+    """
+    return property(lambda self: cls)
+
+
 # Optimizers
 
 
@@ -213,7 +224,8 @@ def learning_rate_of_last_step(optimizer):
     """Return the rate of the step that is over; ``optimizer.learning_rate`` of a schedule is that of the next one."""
     inner = inner_optimizer(optimizer)
     rate = inner._learning_rate
-    return rate(max(0, int(inner.iterations) - 1)) if callable(rate) else inner.learning_rate
+    # Under a strategy of tf.distribute int() cannot convert the counter, which is several variables in one.
+    return rate(max(0, int(inner.iterations.numpy()) - 1)) if callable(rate) else inner.learning_rate
 
 
 def moving_averages(optimizer):

@@ -11,10 +11,10 @@ from typing import Any
 
 import keras
 
-from thaw._keras import build_training, compile_settings, inner_optimizer, is_patched
+from thaw._keras import build_training, compile_settings, inner_optimizer, is_patched, sublayers
 from thaw._validation import as_int
 from thaw.checks import preflight, raise_on_errors
-from thaw.data.conversion import as_dataset, as_validation
+from thaw.data.conversion import as_dataset, as_validation, with_known_length
 from thaw.features.precompute import NoCutPoint, precompute_phase
 from thaw.features.split import CannotSplit, find_cut_point, flatten_model
 from thaw.models.stages import stages_of
@@ -26,7 +26,9 @@ from thaw.training.callbacks import (
     RecordHistory,
     StopWithModel,
     TerminateOnNonFinite,
+    UserCallbacks,
     callback_list,
+    check_callbacks,
     notify,
 )
 from thaw.training.checkpoint import (
@@ -38,7 +40,7 @@ from thaw.training.checkpoint import (
     unfinished_run_error,
     variables_of,
 )
-from thaw.training.freezing import freeze, unexpected_changes, weight_change
+from thaw.training.freezing import freeze, trainable_stages, unexpected_changes, weight_change
 from thaw.training.optimizers import clone_optimizer, l2_sp, layerwise_lr_decay, lr_schedule
 from thaw.training.progress import ProgressBar
 
@@ -81,15 +83,16 @@ def fine_tune(
             a list of :class:`thaw.Phase`.
         x: inputs as ``fit`` takes them, or a :class:`thaw.Dataset`; see :func:`thaw.as_dataset`. A ``tf.data.Dataset``
             or ``PyDataset`` keeps its own order, its frozen part is computed in every epoch, and a resumed run starts
-            it from its beginning. A generator, which can be read once, is refused.
+            it from its beginning; one that does not say how long it is is read once to count its batches. A generator,
+            which can be read once, and data without an end are refused.
         y: targets; ``None`` where ``x`` brings them. Default ``None``.
         sample_weight: ``(n,)`` weights in the loss. Default ``None``.
         class_weight: dict from class number to weight in the loss. Default ``None``.
         validation_data: ``(x, y)``, ``(x, y, sample_weight)``, a :class:`thaw.Dataset` or a stream. Default ``None``.
         batch_size: int, examples in a batch. Default 32.
-        callbacks: Keras callbacks; a :class:`thaw.TuneCallback` also gets the events of thaw. They see the whole model
-            also while only its suffix is fitted. One that steers the learning rate needs a phase with
-            ``schedule="constant"`` and ``warmup=0``. Default ``()``.
+        callbacks: Keras callbacks; a :class:`thaw.TuneCallback` also gets the events of thaw. They see one training of
+            the whole model, also while only its suffix is fitted; a callback that stops it ends the phase. One that
+            sets the learning rate needs phases with ``schedule="constant"`` and ``warmup=0``. Default ``()``.
         monitor: name of the metric that decides which epoch is best; ``None`` for the first compiled metric, or the
             loss where there is no metric, no validation data or several outputs. Default ``None``.
         mode: ``"max"`` or ``"min"``; ``None`` for the direction that the metric declares. Default ``None``.
@@ -107,9 +110,10 @@ def fine_tune(
         sentences about the run.
 
     Raises:
-        ValueError: a mistake that was found before the first step; an optimizer that cannot be cloned, or was changed
-            on the instance (by :func:`thaw.layerwise_lr_decay`, say); a metric without a direction; or a ``backup_dir``
-            with another run. The model's ``trainable`` flags and compilation are restored.
+        ValueError: a mistake that was found before the first step; data without an end; a callback that cannot work
+            here (see :func:`thaw.training.callbacks.check_callbacks`); an optimizer that cannot be cloned, or was
+            changed on the instance (by :func:`thaw.layerwise_lr_decay`, say); a metric without a direction; or a
+            ``backup_dir`` with another run. The model's ``trainable`` flags and compilation are restored.
         FloatingPointError: the loss became NaN or infinite; the last good weights are restored.
 
     Example:
@@ -139,6 +143,7 @@ def fine_tune(
                 f"The {name} data are a generator, which can be read only once; expected arrays, a tf.data.Dataset or "
                 "a keras.utils.PyDataset."
             )
+    train, validation = with_known_length(train, "training"), with_known_length(validation, "validation")
     if train.random_access:
         batch_size = min(batch_size, len(train))
     findings = preflight(model, train, plan=plan, validation_data=validation, batch_size=batch_size)
@@ -148,8 +153,11 @@ def fine_tune(
     clone_optimizer(settings["optimizer"])  # one that cannot be cloned is refused now
     monitor, mode = monitor_of(model, monitor, mode, validation=validation is not None)
     callbacks = callback_list(callbacks)
+    rates = {phase.name: _learning_rate(phase, train.steps(batch_size)) for phase in plan}
+    check_callbacks(callbacks, model, rates, validation=validation is not None, monitor=monitor)
     stages = stages_of(model)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_strategy_scope(model))
         if verbose and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.append(stack.enter_context(ProgressBar(verbose=2 if verbose == 2 else 1)))
         stack.enter_context(restore_after_error(model))
@@ -158,14 +166,19 @@ def fine_tune(
         else:
             work = Path(backup_dir)
             work.mkdir(parents=True, exist_ok=True)
+        cuts = _find_cuts(model, stages, plan)
+        _refuse_updates(stages, plan, cuts, train)
         run = _Run(
             model=model,
             stages=stages,
-            cuts=_find_cuts(model, stages, plan),
+            cuts=cuts,
             initial_weights=[w.numpy() for w in model.weights] if any(phase.l2_sp for phase in plan) else None,
             settings=settings,
             best=BestWeights(model, monitor, mode),
             callbacks=callbacks,
+            user_callbacks=UserCallbacks(
+                callbacks, model, (work / CHECKPOINT).exists(), 1 if verbose == "auto" else verbose
+            ),
             batch_size=batch_size,
             seed=seed,
             work=work,
@@ -188,6 +201,7 @@ def fine_tune(
                 run.log["phase"] = index
                 _run_phase(run, plan, train, validation, saved)
                 saved = None
+            run.user_callbacks.finish()
         finally:
             # Nothing of ours stays in the model: a file saved from it names the user's optimizer and no other.
             fresh = clone_optimizer(settings["optimizer"])
@@ -204,6 +218,7 @@ def _run_phase(run, plan, train, validation, saved):
     phase = plan[log["phase"]]
     trainable = freeze(model, phase.train, phase.batchnorm, stages=run.stages)
     run.notify("on_phase_begin", phase, trainable)
+    run.user_callbacks.later_epochs = sum(later.epochs for later in plan[log["phase"] + 1 :])
     if saved is None:
         log["first"], start, over = len(log["rows"]), [v.numpy().copy() for v in model.weights], False
     else:
@@ -273,14 +288,12 @@ def _fit(run, phase, fitted, train, validation, start, saved):
     if run.resumable:
         own.append(Checkpoint(run.work / CHECKPOINT, model, run.best, saved_callbacks, run.log, start, resume=saved))
     callbacks = keras.callbacks.CallbackList(
-        [TerminateOnNonFinite(phase.name), *run.callbacks, *own],
+        [TerminateOnNonFinite(phase.name), run.user_callbacks, *own],
         add_history=True,
         model=fitted,
         epochs=first + phase.epochs,
         steps=steps,
     )
-    for callback in run.callbacks:
-        callback.set_model(model)  # the user's callbacks see the whole model, also while its suffix is fitted
     train = train.epochs(run.batch_size, run.seed, first=epoch, views=phase.versions or None)
     if validation is not None:
         validation = validation.ordered(run.batch_size)
@@ -303,19 +316,35 @@ def _fit(run, phase, fitted, train, validation, start, saved):
 
 def _compile(run, phase, fitted, steps):
     """Compile the model that is fitted, and the whole one with the same optimizer, for the user's callbacks."""
-    rate = lr_schedule(phase.schedule, phase.learning_rate, phase.epochs * steps, phase.warmup)
+    rate = _learning_rate(phase, steps)
     optimizer = layerwise_lr_decay(clone_optimizer(run.settings["optimizer"], rate), run.stages, phase.layer_decay)
     if phase.l2_sp:
         l2_sp(optimizer, run.model, phase.l2_sp, start=run.initial_weights, free=run.stages[-1].layers)
     settings = run.settings | {"optimizer": optimizer}
     if not _has_gpu():
         settings["jit_compile"] = False  # XLA makes convolutions several times slower on a CPU
+    settings["steps_per_execution"] = _steps_per_execution(settings.get("steps_per_execution", 1), steps)
     keras.Model.compile(fitted, **settings)
     optimizer = fitted.optimizer  # Keras may have put a LossScaleOptimizer around it
-    optimizer.build(fitted.trainable_variables)
+    # In the order of the whole model, in which Keras reads the state of the optimizer from a saved file.
+    optimizer.build(run.model.trainable_variables)
     if fitted is not run.model:
         keras.Model.compile(run.model, **settings | {"optimizer": optimizer})
     return optimizer
+
+
+def _learning_rate(phase, steps):
+    return lr_schedule(phase.schedule, phase.learning_rate, phase.epochs * steps, phase.warmup)
+
+
+def _steps_per_execution(given, steps):
+    """The largest number up to the given one that divides an epoch.
+
+    Training batches are one endless stream; Keras would read the last steps of an epoch from the next one.
+    """
+    if given == "auto":
+        return 1
+    return next(number for number in range(min(given, steps), 0, -1) if steps % number == 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,6 +358,7 @@ class _Run:
     settings: dict
     best: BestWeights
     callbacks: list
+    user_callbacks: UserCallbacks  # the same, as those of one training
     batch_size: int
     seed: int
     work: Path
@@ -383,6 +413,22 @@ def _find_cuts(model, stages, plan):
     return _Cuts(flat, by_phase, [cut for cut in by_stage if not isinstance(cut, NoCutPoint)])
 
 
+def _refuse_updates(stages, plan, cuts, train):
+    """A frozen ``SpectralNormalization`` scales its kernel in every training step, if it is part of one."""
+    for phase, cut in zip(plan, cuts.by_phase):
+        computed_once = train.random_access and not isinstance(cut, NoCutPoint) and (phase.views or not train.augment)
+        trained = trainable_stages(stages, phase.train)
+        frozen = [layer for stage in stages if stage not in trained for layer in stage.layers]
+        inner = [part for layer in frozen for part in sublayers(layer)]
+        norms = [part for part in inner if isinstance(part, keras.layers.SpectralNormalization)]
+        if norms and not computed_once:
+            raise ValueError(
+                f'Phase "{phase.name}" freezes {norms[0].name}, a SpectralNormalization, which changes its weights in '
+                "every training step that computes it, frozen or not; train its stage too, or give arrays (with "
+                "Phase(views=...) where they are augmented), so that its stage is computed before the training."
+            )
+
+
 def _history(run):
     history = keras.callbacks.History()
     history.set_model(run.model)
@@ -413,6 +459,15 @@ def _by_stage(run, weights):
     """The same weights in the order of the stages, as :func:`thaw.training.freezing.weight_change` takes them."""
     by_variable = {id(v): value for v, value in zip(run.model.weights, weights)}
     return [[[by_variable[id(w)] for w in layer.weights] for layer in stage.layers] for stage in run.stages]
+
+
+def _strategy_scope(model):
+    """The scope of the strategy that the model was made under: optimizers and submodels belong into it too."""
+    import tensorflow as tf
+
+    strategy = getattr(model, "distribute_strategy", None)
+    outside = strategy is None or strategy is tf.distribute.get_strategy()
+    return contextlib.nullcontext() if outside else strategy.scope()
 
 
 def _functions_run_eagerly():

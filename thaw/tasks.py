@@ -178,6 +178,41 @@ def class_numbers(y, classes=None, expected="expected one class number for each 
     return y.astype(np.int64)
 
 
+def checked_class_weight(class_weight):
+    """Return the weights of classes as a dict from int to float.
+
+    Args:
+        class_weight: dict from class number to weight, as ``fit`` takes it.
+
+    Raises:
+        ValueError: not a dict, a key that is no class number (Keras looks it up in vain, and says nothing), or a weight
+            below 0, infinite or NaN.
+
+    Example:
+        >>> from thaw.tasks import checked_class_weight
+        >>> checked_class_weight({0: 1, 1.0: 2.5})
+        {0: 1.0, 1: 2.5}
+    """
+    if not isinstance(class_weight, dict):
+        raise ValueError(
+            f"class_weight={class_weight!r}; expected a dict from class number to weight, such as {{0: 1.0, 1: 2.5}}."
+        )
+    checked = {}
+    for key, value in class_weight.items():
+        if not _is_number(key) or key < 0 or key != int(key):
+            raise ValueError(f"class_weight has the key {key!r}; expected class numbers: 0, 1, ...")
+        if not _is_number(value) or value < 0:
+            raise ValueError(f"class_weight has {value!r} for class {key}; expected a finite number of 0 or more.")
+        checked[int(key)] = float(value)
+    return checked
+
+
+def _is_number(value):
+    """Is it one finite number, of Python or of NumPy?"""
+    number = np.asarray(value)
+    return number.ndim == 0 and number.dtype.kind in "iufb" and bool(np.isfinite(number))
+
+
 def compiled_metrics(model):
     """Return the metrics as they were given to ``compile``, or the weighted ones where there are no others.
 

@@ -187,14 +187,6 @@ def test_take():
     assert np.array_equal(batches(plain.take([3, 1]).ordered(5, view=2))[0][0], whole[[3, 1]])
 
 
-def test_weighted_by_class():
-    plain = Dataset(x=rows(3), y=np.array([0, 1, 1]))
-    assert plain.weighted(None) is plain
-    assert plain.weighted({0: 2.0, 1: 0.5}).sample_weight.tolist() == [2.0, 0.5, 0.5]
-    own = Dataset(x=rows(3), y=np.array([0, 1, 1]), sample_weight=np.array([1.0, 0.0, 3.0]))
-    assert own.weighted({0: 2.0, 1: 0.5}).sample_weight.tolist() == [2.0, 0.0, 1.5]
-
-
 @pytest.mark.parametrize("kind", [tuple, dict])
 def test_several_inputs(kind):
     a, b = rows(5), np.arange(5) * 10
@@ -396,30 +388,20 @@ def test_as_dataset_leaves_streams_as_they_are():
         of_generator.steps()
     with pytest.raises(ValueError, match="never ends"):
         next(as_dataset(of_tf.batches.repeat()).inputs())
-    weighted = as_dataset(of_tf).weighted({0: 2.0, 1: 0.5}).ordered()
-    assert [w.numpy().tolist() for _, _, w in weighted] == [[2.0, 0.5], [0.5, 2.0]]
 
 
-def test_weighted_takes_one_hot_labels():
-    """B15 of the first version: an unhashable list; Keras takes one-hot labels with class_weight."""
-    dataset = as_dataset(np.zeros((3, 2)), np.eye(2)[[0, 1, 1]])
-    assert dataset.weighted({0: 2.0}).sample_weight.tolist() == [2.0, 1.0, 1.0]
-    with pytest.raises(ValueError, match="rows of 2 numbers that are not one-hot; class_weight needs one class"):
-        as_dataset(np.zeros((1, 2)), [[0.5, 0.5]]).weighted({0: 1.0})
+def test_an_error_in_the_length_of_a_py_dataset_is_not_hidden():
+    import keras
 
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return len(None)
 
-def test_stream_weighted_takes_one_hot_labels_and_no_others():
-    import tensorflow as tf
+        def __getitem__(self, index):
+            return np.zeros((3, 2), "float32"), np.arange(3)
 
-    def weights(y):
-        batches = tf.data.Dataset.from_tensor_slices((np.zeros((3, 2)), np.array(y))).batch(3)
-        return next(iter(as_dataset(batches).weighted({0: 2.0}).ordered()))[2].numpy().tolist()
-
-    assert weights(np.eye(2)[[0, 1, 1]]) == [2.0, 1.0, 1.0]
-    assert weights([[0], [1], [0]]) == [2.0, 1.0, 2.0]
-    for several in ([[1, 0, 1]] * 3, [[0, 0]] * 3, [[0.5, 0.5]] * 3, [[1, 0.5]] * 3):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="not one-hot; class_weight needs one class"):
-            weights(several)
+    with pytest.raises(TypeError, match="'NoneType' has no len"):
+        as_dataset(Batches())
 
 
 def test_what_was_checked_is_not_checked_again():

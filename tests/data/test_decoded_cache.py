@@ -28,7 +28,7 @@ def test_decoding_is_paid_once(tmp_path):
     calls = []
     path, first = cache_decoded(DATA, KEY, 4, decode=counting(calls), cache_dir=tmp_path)
     again, second = cache_decoded(DATA, KEY, 4, decode=counting(calls), cache_dir=tmp_path)
-    assert path == again == str(tmp_path / "decoded" / KEY[:2] / f"{KEY}-4-2.u8")
+    assert path == again == str(tmp_path / "decoded" / KEY[:2] / f"{KEY}-4-3.u8")
     assert len(calls) == 1
     assert (first == second).all()
     assert first.shape == (4, 4, 3)
@@ -76,7 +76,7 @@ def test_many_at_once_leave_one_whole_entry_and_no_other_file(tmp_path):
         thread.join()
     assert len(results) == 8
     assert len(set(results)) == 1
-    assert [f.name for f in tmp_path.rglob("*") if f.is_file()] == [f"{KEY}-8-2.u8"]
+    assert [f.name for f in tmp_path.rglob("*") if f.is_file()] == [f"{KEY}-8-3.u8"]
 
 
 def test_the_default_folder_follows_the_environment(tmp_path, monkeypatch):

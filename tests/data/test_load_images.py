@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -238,10 +239,14 @@ def test_too_many_bad_files_are_refused_with_the_first_reasons(tmp_path, load):
     root = folder(tmp_path / "photos", each=10)
     for i in range(7):
         (root / "cat" / f"bad{i}.png").write_bytes(b"")
-    message = r"7 of 27 files are bad, more than the accepted 5%; .*\n  .*bad0.png is empty .*(\n.*){4}\n  and 2 more$"
+    (root / "dog" / "text.png").write_text("no picture")
+    message = (
+        r"8 of 28 files are bad, more than the accepted 5%; .*\n  .*bad0.png is empty \(0 bytes\); 6 others too"
+        r"\n  .*text.png is not an image .*$"
+    )
     with pytest.raises(ValueError, match=message):
         load(root)
-    assert len(load(root, max_bad=0.3).rejected) == 7
+    assert len(load(root, max_bad=0.3).rejected) == 8
 
 
 @pytest.mark.parametrize(
@@ -297,10 +302,94 @@ def test_weights_that_are_all_zero(tmp_path, load):
         load(tmp_path / "t.csv")
 
 
-def test_missing_files_of_a_table_are_refused(tmp_path, load):
-    (tmp_path / "t.csv").write_text("image,label\nnone.png,cat\nnor.png,dog\n")
-    with pytest.raises(ValueError, match=r"2 of 2 files are bad.*\n  .*none.png does not exist"):
+def test_missing_files_of_a_table(tmp_path, load):
+    folder(tmp_path, each=20)
+    rows = [f"{c}/{i:03}.png,{c}" for c in ("cat", "dog") for i in range(22)]
+    (tmp_path / "t.csv").write_text("image,label\n" + "\n".join(rows))
+    with pytest.raises(ValueError, match=r"4 of 44 files are bad.*\n  .*cat/020.png does not exist; 3 others too$"):
         load(tmp_path / "t.csv")
+    assert [bad.reason for bad in load(tmp_path / "t.csv", max_bad=0.1).rejected] == ["does not exist"] * 4
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/t.csv").write_text("image,label\n" + "\n".join(rows))
+    with pytest.raises(ValueError, match=r"44 of 44 images of t.csv are not found, such as 'cat/000.png'; paths are"):
+        load(tmp_path / "elsewhere/t.csv")
+
+
+def test_rows_without_a_label_are_left_out(tmp_path, load):
+    folder(tmp_path, each=20)
+    rows = [f"{c}/{i:03}.png,{c if i else ''}" for c in ("cat", "dog") for i in range(20)]
+    (tmp_path / "t.csv").write_text("image,label\n" + "\n".join(rows))
+    got = load(tmp_path / "t.csv")
+    assert [str(bad) for bad in got.rejected] == [f"{tmp_path}/{c}/000.png has no label" for c in ("cat", "dog")]
+    assert sum(map(len, got.files.values())) == 38
+
+
+def test_thumbnails_of_a_network_drive_are_no_images(tmp_path, load):
+    """mbrrg/synology-thumbgen#10, immich-app/immich#6825: they doubled the data, and some were in the test."""
+    root = folder(tmp_path / "photos", each=12)
+    for path in sorted(root.rglob("*.png")):
+        thumbnails = path.parent / "@eaDir" / path.name
+        thumbnails.mkdir(parents=True)
+        Image.open(path).resize((12, 10)).save(thumbnails / "SYNOPHOTO_THUMB_M.jpg")
+    for name in ("cat/Icon\r", "dog/000.png:Zone.Identifier", "dog/._000.png", "cat/.ipynb_checkpoints/1.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"nothing to see")
+    got = load(root)
+    assert got.rejected == ()
+    assert sorted(sum(got.files.values(), ())) == sorted(
+        str(root / c / f"{i:03}.png") for c in ("cat", "dog") for i in range(12)
+    )
+    assert "Files ignored, because they lie in folders of systems and programs: 24 (@eaDir)." in got.notes
+
+
+def test_backslashes_in_a_table(tmp_path, load):
+    """roboflow/supervision#2581, microsoft/CNTK#1321"""
+    folder(tmp_path / "pics", each=12)
+    rows = [f"pics\\{c}\\{i:03}.png,{c}" for c in ("cat", "dog") for i in range(12)]
+    (tmp_path / "t.csv").write_text("image,label\r\n" + "\r\n".join(rows) + "\r\n")
+    got = load(tmp_path / "t.csv")
+    assert got.labels == ("cat", "dog")
+    assert sum(map(len, got.files.values())) == 24
+    first = tmp_path / "pics/cat/000.png"
+    assert got.notes[0].endswith(f"and were found elsewhere, such as 'pics\\\\cat\\\\000.png' at {first}.")
+
+
+def test_classes_in_two_unicode_forms(tmp_path, load):
+    """A folder that was zipped on a Mac, next to one that was made on Linux (Garmelon/PFERD#141)."""
+    composed, decomposed = (unicodedata.normalize(form, "Äpfel") for form in ("NFC", "NFD"))
+    folder(tmp_path / "fruit/train", (composed, "Birne"), each=6)
+    folder(tmp_path / "fruit/validation", (decomposed, "Birne"), each=3, start=500)
+    got = load(tmp_path / "fruit")
+    assert got.labels == ("Birne", composed)
+    assert np.bincount(got.train.y).tolist() == [6, 6]
+    assert np.bincount(got.validation.y).tolist() == [3, 3]
+    assert r"The names 'A\u0308pfel' and '\xc4pfel' look the same and are one class." in got.notes
+
+
+def test_a_class_with_other_capitals_in_validation(tmp_path, load):
+    folder(tmp_path / "photos/train", ("Cat", "dog"), each=4)
+    folder(tmp_path / "photos/val", ("cat", "dog"), each=4, start=500)
+    with pytest.raises(
+        ValueError, match=r"'cat' is in validation \(4\) but not in train; .* Train has 'Cat': use the same"
+    ):
+        load(tmp_path / "photos")
+
+
+def test_names_that_differ_in_form_are_noted(tmp_path, load):
+    root = folder(tmp_path / "photos", ("0", "0.0", "Dog", "dog"), each=4)
+    picture(root / "DOG" / "1.png", 777)  # left out, since it is alone
+    notes = load(root, max_bad=0.1).notes
+    assert "The classes '0' and '0.0' differ in form only: if they are one, use one name." in notes
+    assert "The classes 'DOG' and 'Dog' and 'dog' differ in form only: if they are one, use one name." in notes
+
+
+def test_a_folder_around_the_classes(tmp_path, load):
+    folder(tmp_path / "download/photos", each=3)
+    message = (
+        rf"1 class \(photos\); expected two or more. If the folders in {tmp_path}/download/photos are the classes, give"
+    )
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "download")
 
 
 def dated(tmp_path, more="", extra=()):

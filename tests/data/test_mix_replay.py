@@ -29,6 +29,24 @@ def test_counts_and_classes(share, seed):
             assert found[c] == has or found[c] >= found.max() - 1
 
 
+@pytest.mark.parametrize("kind", ["a column", "one-hot", "floats"])
+def test_classes_are_balanced_for_every_kind_of_label(kind):
+    labels = {"a column": lambda y: y[:, None], "one-hot": lambda y: np.eye(3)[y], "floats": lambda y: y.astype(float)}[
+        kind
+    ]
+    plain = mix_replay(NEW, OLD, 0.3)
+    mixed = mix_replay(NEW.replace(y=labels(NEW.y)), OLD.replace(y=labels(OLD.y)), 0.3)
+    assert np.array_equal(np.asarray(mixed.x), np.asarray(plain.x))
+    assert np.array_equal(mixed.y, labels(plain.y))
+
+
+def test_several_outputs_are_refused():
+    several = NEW.replace(y=(NEW.y, NEW.y))
+    for target, source in ((several, OLD), (OLD, several), (NEW.replace(y=None), OLD)):
+        with pytest.raises(ValueError, match="need the labels of one output; expected y as one array in both"):
+            mix_replay(target, source, 0.3)
+
+
 def test_the_new_ones_come_first_and_unchanged():
     mixed = mix_replay(NEW, OLD, 0.5)
     assert np.array_equal(mixed.x[np.arange(20)], NEW.x)

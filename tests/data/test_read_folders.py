@@ -1,6 +1,7 @@
 """Folders of pictures as people lay them out."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,122 @@ def test_a_class_may_be_called_train(tmp_path):
     assert "split" not in columns
 
 
-def test_hidden_and_system_files_are_skipped(tmp_path):
-    names = ("cat/1.png", "cat/.DS_Store", "cat/Thumbs.db", "cat/._1.png", ".git/x.png", "__MACOSX/cat/1.png")
-    assert listed(tmp_path, *names)[0]["image"] == ["cat/1.png"]
+HIDDEN = (
+    *("cat/.DS_Store", "cat/._1.png", "cat/Thumbs.db", "cat/ehthumbs.db", "cat/DESKTOP.INI", "cat/Icon\r", "Icon\r"),
+    *("cat/1.png:Zone.Identifier", "cat/1.pngZone.Identifier", "cat/~$1.png", "cat/.1.png.icloud", "cat/.x/1.png"),
+    *("cat/.ipynb_checkpoints/1-checkpoint.png", ".git/x.png", ".dvc/1.png", ".stfolder/1.png", ".@__thumb/1.png"),
+    *("cat/.tmp.drivedownload/1.png", ".Trash-1000/1.png", ".thumbnails/1.png", ".AppleDouble/1.png"),
+)
+SYSTEM_FOLDERS = (
+    *("@eaDir", "@EADIR", "@Recycle", "#recycle", "#snapshot", "lost+found", "$RECYCLE.BIN", "__MACOSX", "__pycache__"),
+    *("System Volume Information", "FOUND.000", "LOST.DIR", "Catalog Previews.lrdata", "Mine.photoslibrary"),
+)
+
+
+def test_hidden_files_are_ignored(tmp_path):
+    assert listed(tmp_path, "cat/1.png", *HIDDEN) == ({"image": ["cat/1.png"], "label": ["cat"]}, ())
+
+
+@pytest.mark.parametrize("name", SYSTEM_FOLDERS)
+def test_folders_of_systems_are_ignored_at_every_depth_and_counted(tmp_path, name):
+    places = ("", "cat/", "cat/old/")
+    columns, notes = listed(tmp_path, "cat/1.png", *(f"{place}{name}/1.jpg/{i}.jpg" for place in places for i in "ab"))
+    assert columns["image"] == ["cat/1.png"]
+    assert notes == (f"Files ignored, because they lie in folders of systems and programs: 6 ({name}).",)
+    columns, notes = listed(tmp_path / "b", "train/cat/1.png", f"train/{name}/1.png", f"{name}/1.png")
+    assert columns["image"] == ["train/cat/1.png"]
+    assert len(notes) == 1
+    assert ": 2 (" in notes[0]
+
+
+def test_names_that_only_resemble_those_of_systems(tmp_path):
+    names = [
+        f"{name}/1.png" for name in ("eaDir", "recycle", "#1", "$1", "@home", "con", "aux", "nul", "😀", "lost", "a.b")
+    ]
+    columns, notes = listed(tmp_path, *names)
+    assert columns["label"] == sorted(name.split("/")[0] for name in names)
+    assert notes == ()
+
+
+def test_camera_raw_and_sidecar_files(tmp_path):
+    names = [f"cat/1{suffix}" for suffix in (".JPG", ".CR2", ".XMP", ".THM", ".aae")]
+    columns, notes = listed(tmp_path, *names, "cat/2.dng", "cat/3.dng")
+    assert columns["image"] == ["cat/1.JPG"]
+    assert notes == (
+        "Camera raw files ignored: 3 (.dng, .cr2). Export them as JPEG or PNG to use them.",
+        "Files ignored, because their suffixes are not those of images: 3 (.thm, .xmp, .aae).",
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (unicodedata.normalize("NFC", "Äpfel"), unicodedata.normalize("NFD", "Äpfel")),
+        ("Äpfel", "Äpfel "),
+        ("Äpfel", "\u200bÄpfel"),
+    ],
+)
+def test_names_that_look_the_same_are_one_class(tmp_path, one, other):
+    columns, notes = listed(tmp_path, f"{one}/1.png", f"{other}/2.png", "Birne/3.png")
+    assert sorted(columns["label"]) == ["Birne", "Äpfel", "Äpfel"]
+    one, other = sorted((one, other))
+    assert notes == (f"The names {one!a} and {other!a} look the same and are one class.",)
+    columns, notes = listed(tmp_path / "b", f"train/{one}/1.png", f"val/{other}/2.png")
+    assert columns["label"] == ["Äpfel", "Äpfel"]
+    assert len(notes) == 1
+
+
+def test_split_folders_with_spaces_and_invisible_letters(tmp_path):
+    columns, _ = listed(tmp_path, "Train /cat/1.png", "\ufeffVAL/cat/2.png")
+    assert columns["split"] == ["train", "validation"]
+
+
+def test_a_class_without_a_visible_name(tmp_path):
+    with pytest.raises(ValueError, match=r"the name of the folder '.*/\\u200b' has no visible letter; rename it"):
+        listed(tmp_path, "cat/1.png", "\u200b/1.png")
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("Training", "val"), ("train", "val", "test")])
+def test_splits_inside_the_classes_are_refused(tmp_path, splits):
+    names = [f"{name}/{split}/1.png" for name in ("cat", "dog") for split in splits]
+    with pytest.raises(ValueError, match=r"every class has its own folders of splits, such as .*cat"):
+        listed(tmp_path, *names)
+    assert len(listed(tmp_path, "bird/1.png")[0]["image"]) == len(names) + 1
+
+
+@pytest.mark.parametrize("names", [("train", "dev"), ("seg_train", "seg_test"), ("TRAIN-1", "rest"), ("my test", "a")])
+def test_splits_under_other_names_are_refused(tmp_path, names):
+    with pytest.raises(
+        ValueError, match="have the same folder 'cat' in them; if they are splits, call them train, val"
+    ):
+        listed(tmp_path, *(f"{name}/{c}/1.png" for name in names for c in ("cat", "dog")))
+
+
+def test_classes_with_the_same_folders_inside(tmp_path):
+    columns, _ = listed(tmp_path, *(f"{name}/{day}/1.png" for name in ("trainer", "contest") for day in ("mon", "tue")))
+    assert columns["label"] == ["contest", "contest", "trainer", "trainer"]
+
+
+def test_names_of_255_bytes_and_with_a_line_break(tmp_path):
+    names = [f"{'k' * 255}/{'ä' * 125}.png", "cat/1\n2.png", "two\nlines/1.png"]
+    columns, _ = listed(tmp_path, *names)
+    assert sorted(columns["image"]) == sorted(names)
+    assert sorted(columns["label"]) == ["cat", "k" * 255, "two\nlines"]
+
+
+def test_folders_deeper_than_pythons_recursion(tmp_path):
+    folders = [str(tmp_path / "cat")]
+    folders += [f"{folders[0]}/{'d/' * depth}" for depth in range(1, 1200)]
+    for folder in folders:
+        os.mkdir(folder)
+    image = Path(f"{folders[-1]}1.png")
+    image.touch()
+    try:
+        assert read_folders(tmp_path)[0]["image"] == [str(image)]
+    finally:  # which is too deep for pytest
+        image.unlink()
+        for folder in reversed(folders):
+            os.rmdir(folder)
 
 
 def test_pictures_outside_every_class_have_no_label_and_other_files_there_are_left_alone(tmp_path):
@@ -74,6 +188,25 @@ def test_links_in_a_circle_end(tmp_path):
     (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
     (tmp_path / "dog" / "up").symlink_to(tmp_path / "dog")
     assert listed(tmp_path)[0]["image"] == ["cat/1.png", "dog/1.png"]
+
+
+def test_links_to_themselves(tmp_path):
+    layout(tmp_path, "cat/1.png", "dog/in/1.png")
+    links = [tmp_path / name for name in ("loop", "cat/loop.png", "dog/in/a", "dog/in/b")]
+    for link, target in zip(links, ["loop", "loop.png", "b", "a"], strict=True):
+        link.symlink_to(target)
+    columns, notes = listed(tmp_path)
+    assert columns["image"] == ["cat/1.png", "dog/in/1.png"]
+    text = "Files or links ignored, because they cannot be read: 4, such as"
+    assert notes == (f"{text} {links[0]} (Too many levels of symbolic links).",)
+
+
+def test_links_to_themselves_beside_splits(tmp_path):
+    layout(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cat/1.png")
+    (tmp_path / "train" / "loop").symlink_to("loop")
+    columns, notes = listed(tmp_path)
+    assert len(columns["image"]) == 3
+    assert [note.split(", such")[0] for note in notes] == ["Files or links ignored, because they cannot be read: 1"]
 
 
 def test_names_that_are_no_text(tmp_path):

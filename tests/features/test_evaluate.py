@@ -105,3 +105,35 @@ def test_a_model_that_was_never_compiled_can_be_measured():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
     assert evaluate(model, np.eye(2), np.array([0, 1]))["accuracy"]["value"] == 1
     assert not model.compiled
+
+
+@pytest.mark.parametrize("last", ["cast", "identity", "layer", "reshape", "operation", "logits"])
+def test_what_stands_behind_the_softmax(last):
+    """https://www.tensorflow.org/guide/mixed_precision ends in a layer that only casts: that is no logit."""
+    import keras
+    from keras import layers
+
+    from thaw import Phase, Plan, fine_tune
+
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((4,))
+    logits = layers.Dense(3)(layers.Dense(8, "relu")(entry))
+    softmax = layers.Softmax()(logits)
+    outputs = {
+        "cast": lambda: layers.Activation("linear", dtype="float32")(softmax),
+        "identity": lambda: layers.Identity()(softmax),
+        "layer": lambda: softmax,
+        "reshape": lambda: layers.Reshape((3,))(layers.Softmax()(layers.Reshape((1, 3))(logits))),
+        "operation": lambda: keras.ops.cast(keras.ops.softmax(logits), "float32"),
+        "logits": lambda: layers.Activation("linear", dtype="float32")(logits),
+    }
+    model = keras.Model(entry, outputs[last]())
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=last == "logits")
+    model.compile("adam", loss, metrics=["accuracy"])
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    y = x[:, :3].argmax(axis=1)
+    p = keras.Model(entry, softmax).predict(x, verbose=0)
+    expected = float(-np.log(p[np.arange(40), y]).mean())
+    assert evaluate(model, x, y)["log_loss"]["value"] == pytest.approx(expected, abs=1e-5)
+    if last in ("cast", "logits"):  # the two forms that a check of the loss could take for one another
+        fine_tune(model, Plan([Phase(name="all", epochs=1, train="all")]), x, y, validation_data=(x, y), verbose=0)

@@ -1,5 +1,6 @@
 """The cache of one run of a comparison, and what is left of it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -114,3 +115,16 @@ def test_isolated_cache_is_one_for_each_thread(root):
     assert one != two
     assert in_usual == []
     assert list(root.iterdir()) == []
+
+
+def test_full_disk(root, monkeypatch):
+    """The number of the error says it, as for every other full disk."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "mkdir", full)
+    refused = pytest.raises(OSError, match=f"the disk is full at {root}: free some space, or set THAW_CACHE")
+    with refused as error, isolated_cache():
+        pass
+    assert error.value.errno == errno.ENOSPC

@@ -266,3 +266,10 @@ def test_stage_features_of_two_inputs():
     assert y.tolist() == list(range(6))
     for name, rows in expected.items():
         assert found[name] == pytest.approx(rows, abs=1e-6)
+
+
+def test_stateful_layers():
+    """Their features would be those of the batches before, and of a batch of another size there are none."""
+    net = [keras.Input(batch_shape=(4, 5, 3)), layers.GRU(4, stateful=True, name="carries"), layers.Dense(2)]
+    with pytest.raises(ValueError, match=r"carries of \w+ is stateful: .* build it with stateful=False"):
+        stage_features(keras.Sequential(net), np.zeros((8, 5, 3), "float32"), np.zeros(8))

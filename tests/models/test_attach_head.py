@@ -156,3 +156,29 @@ def test_attach_head_takes_a_sequential_model():
     assert [stage.name for stage in stages_of(model)][-1] == "head"
     with pytest.raises(ValueError, match="bare is no functional or sequential model with an Input"):
         attach_head(keras.Sequential([layers.Dense(2)], name="bare"), 2)
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "units"),
+    [
+        (layers.Dense(1), None, "1 linear unit"),
+        (layers.Dense(1, "relu"), None, "1 other unit"),
+        (layers.Dense(10), keras.losses.SparseCategoricalCrossentropy(from_logits=True), "10 linear units"),
+    ],
+)
+def test_one_number_and_logits_of_a_loss_are_no_features(last, loss, units):
+    """https://github.com/keras-team/keras-io/blob/master/guides/transfer_learning.py ends in ``Dense(1)``."""
+    model = keras.Sequential([*backbone().layers, layers.GlobalAveragePooling2D(), last])
+    if loss is not None:
+        model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=f"already ends in {units}; take its head off"):
+        attach_head(model, 3)
+    bare = remove_head(model)
+    assert bare.output_shape == (None, 4, 4, 4)
+    assert attach_head(bare, 3).output_shape == (None, 3)
+
+
+def test_a_linear_layer_may_be_logits():
+    image_model = keras.Sequential([*backbone().layers, layers.GlobalAveragePooling2D(), layers.Dense(10)])
+    with pytest.warns(UserWarning, match="ends in 10 linear units; if they are the logits of classes and no features"):
+        attach_head(image_model, 3)

@@ -132,3 +132,31 @@ def test_the_wrong_ending(tmp_path, net):
     net.save(tmp_path / "other.keras")
     (tmp_path / "other.keras").rename(tmp_path / "other.h5")
     assert message(tmp_path / "other.h5").endswith("rename it to end in .keras.")
+
+
+def deep(levels):
+    return b'{"a":' * levels + b"1" + b"}" * levels
+
+
+@pytest.mark.parametrize("levels", [600, 950, 5000])  # too deep for Keras, for us, and for the reader of JSON
+@pytest.mark.parametrize("name", ["deep.keras", "deep.h5"])
+def test_a_deeply_nested_config(tmp_path, name, levels):
+    if name == "deep.h5":
+        with h5py.File(tmp_path / name, "w") as file:
+            file.attrs["model_config"], file.attrs["keras_version"] = deep(levels), "3.0.0"
+    else:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("config.json", deep(levels))
+            archive.writestr("model.weights.h5", b"")
+    text = message(tmp_path / name)
+    assert "damaged" in text or text.startswith("cannot be loaded (")
+
+
+@pytest.mark.parametrize("large", ["config.json", "metadata.json"])
+def test_a_config_of_any_size(tmp_path, large):
+    """A zip of 100 kB can hold it."""
+    with zipfile.ZipFile(tmp_path / "large.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("config.json", "metadata.json", "model.weights.h5"):
+            archive.writestr(name, b"{}" + b" " * (65_000_000 if name == large else 0))
+    expected = f"is no Keras model: its {large} has 65 MB; expected at most 64, in a file"
+    assert message(tmp_path / "large.keras").startswith(expected)

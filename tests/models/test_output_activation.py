@@ -2,6 +2,7 @@
 
 import keras
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from thaw.models.heads import has_head, output_activation, task_of
@@ -31,6 +32,12 @@ MODELS = {
         lambda: of_operation(lambda x: keras.ops.cast(keras.ops.softmax(x), "float32")),
         lambda: of_operation(lambda x: layers.Activation("linear", dtype="float32")(layers.Softmax()(x))),
         lambda: of_operation(lambda x: layers.Identity(dtype="float32")(layers.Softmax()(x))),
+        lambda: of_operation(lambda x: layers.Reshape((3,))(layers.Softmax()(layers.Reshape((1, 3))(x)))),
+        lambda: of_operation(lambda x: layers.Flatten()(keras.ops.expand_dims(layers.Softmax()(x), 1))),
+        lambda: of_operation(lambda x: keras.ops.stop_gradient(layers.Softmax()(x))),
+        lambda: sequential(layers.Dense(3, tf.nn.softmax)),
+        lambda: sequential(layers.Dense(3, layers.Softmax())),
+        lambda: sequential(layers.SpectralNormalization(layers.Dense(3, "softmax"))),
         lambda: nested(sequential(layers.Dense(3), layers.Softmax())),
         lambda: nested(of_operation(keras.ops.softmax)),
         lambda: nested(nested(sequential(layers.Dense(3), layers.Softmax(), layers.Activation("linear")))),
@@ -50,6 +57,7 @@ MODELS = {
         lambda: sequential(layers.Dense(3, "relu")),
         lambda: sequential(layers.Dense(3), layers.ReLU()),
         lambda: sequential(layers.Dense(3, "softmax"), layers.Dropout(0.5)),
+        lambda: of_operation(lambda x: layers.Flatten()(layers.Softmax()(layers.Reshape((3, 1))(x)))),
         lambda: of_operation(keras.ops.log_softmax),
         lambda: of_operation(lambda x: x + 1),
         lambda: sequential(layers.Activation("linear")),

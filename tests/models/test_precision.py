@@ -83,3 +83,14 @@ def test_with_precision_takes_a_function_as_activation():
     entry = keras.Input((3,))
     model = keras.Model(entry, layers.Dense(2)(layers.Dense(4, activation=_double)(entry)))
     assert with_precision(model, "float32") is model
+
+
+def test_an_adapted_normalization_inside():
+    """Its mean is a weight and a copy of it, and only the weight is set from outside (keras#20147)."""
+    x = np.random.default_rng(0).uniform(0, 255, (8, 4)).astype("float32")
+    norm = keras.layers.Normalization()
+    norm.adapt(x)
+    inner = keras.Sequential([keras.Input((4,)), norm])
+    model = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(2)])
+    again = with_precision(model, "mixed_bfloat16")
+    np.testing.assert_allclose(np.asarray(again(x), "float32"), model(x), atol=0.05)

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -153,3 +154,28 @@ def test_source_task_recognizes_a_softmax_layer_as_the_head():
     assert task.model is model
     assert task.backbone.output_shape == (None, 6, 6, 4)
     assert attach_head(task.backbone, 2).output_shape == (None, 2)
+
+
+@pytest.mark.parametrize("last", [[[1]], [[5], []], [[5]], [[1, "sigmoid"]]])
+def test_a_head_in_each_form(last):
+    """A head of logits, or a softmax that is a layer of its own, is no backbone: features are what is before it."""
+    layers = keras.layers
+    body = [keras.Input((32, 32, 3)), layers.Conv2D(16, 3, 2), layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([*body, *(layers.Dense(*args) if args else layers.Softmax() for args in last)])
+    if last == [[5]]:  # may be features too: its loss says that it puts out logits
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    source = SourceTask.of(model)
+    assert source.model is model
+    assert source.backbone.output_shape == (None, 15, 15, 16)
+    assert SourceTask.of(source.backbone).model is None
+
+
+def test_a_linear_layer_may_be_features():
+    layers = keras.layers
+    body = [keras.Input((32, 32, 3)), layers.Conv2D(16, 3, 2), layers.GlobalAveragePooling2D(), layers.Dense(5)]
+    model = keras.Sequential(body, name="embedding")
+    with pytest.warns(UserWarning, match=r"embedding ends in 5 linear units, which are taken .*, pass SourceTask\("):
+        source = SourceTask.of(model)
+    assert source.model is model
+    assert source.backbone.output_shape == (None, 15, 15, 16)
+    assert SourceTask(backbone=model).backbone is model  # as the warning says

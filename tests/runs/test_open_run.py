@@ -10,6 +10,7 @@ from PIL import Image
 
 from thaw.plan import Phase, Plan
 from thaw.runs.folder import Run, open_run, refuse_finished
+from thaw.runs.predictor import evaluate_files
 
 PLAN_OF_0_1 = """\
 [[phase]]
@@ -186,3 +187,20 @@ def test_refuse_finished_says_what_to_do_with_an_unfinished_run_of_version_0_1(t
     assert str(error.value).count("\n") == 0
     (tmp_path / "config.toml").touch()  # as a run of this version begins
     refuse_finished(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["cat", "cat "])
+def test_evaluate_with_labels_that_look_the_same(tmp_path, folder):
+    """Runs of before such names were one class may have both."""
+    import keras
+
+    net = [keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax")]
+    model = keras.Sequential(net)
+    model.layers[-1].set_weights([np.zeros((3, 3)), np.array([9.0, 0, 0])])  # it always predicts the first label
+    (tmp_path / "more" / folder).mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "more" / folder / "0.png")
+    found = evaluate_files(model, tmp_path / "more", ["cat", "cat ", "dog"])
+    assert found["accuracy"]["value"] == 1.0
+    with pytest.raises(ValueError, match=r"and the model has the labels ' cat' and 'cat ', which .*; eval"):
+        evaluate_files(model, tmp_path / "more", [" cat", "cat ", "dog"])
+    assert evaluate_files(model, tmp_path / "more", [" cat", "dog", "eel"])["accuracy"]["value"] == 1.0

@@ -11,7 +11,7 @@ import resource
 import numpy as np
 import pytest
 
-from thaw.runs.folder import open_run, verify_run, write_run
+from thaw.runs.folder import Run, open_run, verify_run, write_run
 
 TABLES = {
     "history": {"epoch": [1, 2], "loss": [0.5, 0.25]},
@@ -176,10 +176,52 @@ def test_columns_of_different_lengths_are_refused(tmp_path, model):
         write(tmp_path, model, tables={"history": {"a": [1], "b": []}})
 
 
-def test_a_model_with_code_in_it_is_not_run(tmp_path):
+def with_lambda():
     import keras
 
-    unsafe = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)])
-    write(tmp_path, unsafe)
-    with pytest.raises(ValueError, match="safe_mode"):
-        open_run(tmp_path).model  # noqa: B018
+    return keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)])
+
+
+def test_a_model_with_code_in_it_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="has a Lambda layer, whose code would be in its file"):
+        write(tmp_path / "run", with_lambda())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_with_code_in_it_is_not_run(tmp_path, model):
+    write(tmp_path, model)
+    with_lambda().save(tmp_path / "model.keras")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    with pytest.raises(ValueError, match="has a Lambda layer, which would run code from the file; it is not loaded"):
+        Run(tmp_path, manifest).model  # noqa: B018
+
+
+def test_classes_of_their_own(tmp_path, python):
+    """A run with a registered class opens where the class was imported, and is refused in a sentence elsewhere."""
+    (tmp_path / "shapes.py").write_text(
+        "import keras\n\n\n"
+        '@keras.saving.register_keras_serializable("shapes")\n'
+        "class Twice(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return 2 * x\n"
+    )
+    code = (
+        "import keras, numpy as np, shapes\n"
+        "from thaw.runs import write_run\n"
+        "model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), shapes.Twice()])\n"
+        "write_run('run', model, ['cat', 'dog'], plan='', tables={}, metrics={})\n"
+        "np.save('expected.npy', model(np.ones((1, 2))))"
+    )
+    written = python("-c", code, folder=tmp_path)
+    assert written.returncode == 0, written.stderr
+    with pytest.raises(
+        ValueError, match=r"uses the class 'Twice', which Keras does not know\); register that class with"
+    ):
+        open_run(tmp_path / "run").model  # noqa: B018
+    code = (
+        "import numpy as np, shapes, thaw\n"
+        "found = thaw.open_run('run').model(np.ones((1, 2)))\n"
+        "print(np.abs(np.load('expected.npy') - found).max())"
+    )
+    opened = python("-c", code, folder=tmp_path)
+    assert float(opened.stdout) < 1e-6, opened.stderr

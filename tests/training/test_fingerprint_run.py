@@ -12,7 +12,7 @@ keras = pytest.importorskip("keras")
 
 from thaw.data.dataset import Dataset
 from thaw.plan import Plan
-from thaw.training.checkpoint import fingerprint_run
+from thaw.training.checkpoint import _bytes, fingerprint_run
 
 
 def identity(
@@ -123,3 +123,39 @@ def test_fingerprint_run_of_functions_is_the_same_in_every_process(tmp_path, cap
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == here
     assert len(set(here)) == len(here) == 9
+
+
+def of_labels(y):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    for weight in model.weights:
+        weight.assign(keras.ops.zeros_like(weight))
+    return fingerprint_run(model, Plan.named("probe"), (Dataset(x=np.zeros((len(y), 2)), y=y),), 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["ab", "c"], ["a", "bc"]),
+        (["a', 'b", "c"], ["a", "b', 'c"]),
+        (["ä", "b"], ["a", "b"]),
+        ([b"a", b""], [b"", b"a"]),
+    ],
+)
+def test_labels_that_are_texts(one, other):
+    one, other = (np.array(values, object) for values in (one, other))
+    assert of_labels(one) == of_labels(one.copy())
+    assert of_labels(one) != of_labels(other)
+
+
+def test_arrays_inside_an_array():
+    """NumPy prints what is long with dots in the middle."""
+
+    def ragged(middle):
+        values = np.empty(2, object)
+        values[:] = [np.zeros(3), np.zeros(2000)]
+        values[1][1000] = middle
+        return values
+
+    assert _bytes(ragged(0)) == _bytes(ragged(0))
+    assert _bytes(ragged(0)) != _bytes(ragged(1))

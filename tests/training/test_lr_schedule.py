@@ -66,7 +66,24 @@ def test_it_drives_an_optimizer():
         optimizer.apply([np.float32(-1)])
         path.append(float(variable))
     assert path == [1, 1.75, 2.25, 2.5]
-    assert rate.get_config() == {"peak": 1.0, "steps": 4, "warmup_steps": 0, "final": 0.0}
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.3])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+def test_schedules_are_saved_as_classes_of_keras(kind, warmup):
+    """https://github.com/keras-team/keras/issues/18887"""
+    import keras
+
+    rate = lr_schedule(kind, 0.5, 20, warmup)
+    if not callable(rate):
+        assert (kind, warmup, rate) == ("constant", 0.0, 0.5)
+        return
+    config = keras.optimizers.schedules.serialize(rate)
+    assert config["module"] == "keras.optimizers.schedules"
+    assert config["registered_name"] is None
+    again = keras.optimizers.schedules.deserialize(config)
+    first = 6 if kind == "linear" else 0  # Keras' own linear decay has no warm-up
+    assert [float(again(n)) for n in range(first, 21)] == [float(rate(n)) for n in range(first, 21)]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -69,14 +70,19 @@ def import_keras():
         >>> import_keras()
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    has_home = os.path.expanduser("~") != "~"
     sys.stderr.flush()
     saved = os.dup(2)
     devnull = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(devnull, 2)
+        if not has_home:  # TensorFlow would create a folder with the name ~
+            os.environ["HOME"] = tempfile.gettempdir()
         import keras  # noqa: F401
         import tensorflow  # noqa: F401
     finally:
+        if not has_home:
+            os.environ.pop("HOME", None)
         os.dup2(saved, 2)
         os.close(saved)
         os.close(devnull)

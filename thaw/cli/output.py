@@ -1,13 +1,39 @@
 """Print tables, JSON and messages."""
 
+import contextlib
+import sys
+
 import typer
 
 from thaw._files import to_json
 
+MIN_TABLE_COLUMNS = 60  # in fewer, the columns of a table would be one letter wide
+
+
+@contextlib.contextmanager
+def any_letters():
+    """Let stdout and stderr take every letter: one that their encoding does not have becomes an escape.
+
+    In a pipe of Windows the encoding is a code page, under ``LANG=C`` it may be ASCII, and names of files and classes
+    have letters of all languages.
+    """
+    changed = []
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+            changed.append(stream)
+    try:
+        yield
+    finally:
+        for stream in changed:
+            stream.reconfigure(errors="strict")
+
 
 def print_json(value):
     """Print JSON to stdout; NaN and infinity become null."""
-    typer.echo(to_json(value), nl=False)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    # The escapes of JSON, which every parser undoes.
+    typer.echo(to_json(value, escape=not encoding.lower().startswith("utf")), nl=False)
 
 
 def report(message):
@@ -83,8 +109,10 @@ def _retention_lines(retention):
 
 
 def _print_rich(renderable):
-    """Print to stdout; in a file or a pipe a row stays one line, whatever its length."""
+    """Print to stdout; in a file, a pipe or a narrow terminal a row stays one line, whatever its length."""
     from rich.console import Console
 
-    console = Console() if Console().is_terminal else Console(width=100_000)
+    console = Console()
+    if not console.is_terminal or console.width < MIN_TABLE_COLUMNS:
+        console = Console(width=100_000)
     console.print(renderable)

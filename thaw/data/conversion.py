@@ -6,7 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from thaw.data.dataset import Dataset, leaves
+from thaw.data.dataset import ONE_CLASS_EACH, Dataset, leaves
+
+MAX_BATCHES_TO_COUNT = 10_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,41 +74,55 @@ class Stream:
     def weighted(self, class_weight):
         """Return the same batches with sample weights by class; ``None`` for no change.
 
-        Rows of several numbers have to be one-hot; TensorFlow raises an error when it reads others.
+        Raises:
+            ValueError: the batches have no labels or those of several outputs, or ``class_weight`` is no dict of class
+                numbers. That the labels are one class for each example is checked by TensorFlow when it reads them.
         """
         if class_weight is None:
             return self
         import tensorflow as tf
 
-        keys = tf.constant(list(class_weight), tf.int64)
-        values = tf.constant(list(map(float, class_weight.values())), tf.float32)
+        from thaw.tasks import checked_class_weight
+
+        weights, spec = checked_class_weight(class_weight), self.batches.element_spec
+        if not isinstance(spec, tuple) or len(spec) < 2:
+            raise ValueError(f"There are no labels; {ONE_CLASS_EACH}")
+        if isinstance(spec[1], (tuple, dict)):
+            raise ValueError(f"The model has several outputs; {ONE_CLASS_EACH}")
+        if spec[1].dtype == tf.string:
+            raise ValueError(f"The labels are texts; {ONE_CLASS_EACH}")
+        if not weights:
+            return self
+        keys = tf.constant(list(weights), tf.int64)
+        values = tf.constant(list(weights.values()), tf.float32)
         table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), 1.0)
 
         def add(x, y, *weight):
-            numbers = _class_of_rows(y) if y.shape.rank == 2 and y.shape[-1] != 1 else tf.reshape(y, [-1])
-            factor = table.lookup(tf.cast(numbers, tf.int64))
+            factor = table.lookup(_class_of_rows(y))
             return x, y, factor * tf.cast(weight[0], tf.float32) if weight else factor
 
         return Stream(self.batches.map(add), self.read_once)
 
 
 def _class_of_rows(y):
-    """Class numbers of one-hot rows, checked when they are read; those of several labels have no one class."""
+    """Class numbers of labels that are numbers, a column of them, or one-hot rows; checked when they are read."""
     import tensorflow as tf
 
-    y = tf.cast(y, tf.float32)
-    ones = tf.reduce_sum(tf.cast(y == 1, tf.int32), -1)
-    zeros = tf.reduce_sum(tf.cast(y == 0, tf.int32), -1)
-    message = (
-        "The labels are rows of numbers that are not one-hot; class_weight needs one class for each example. For other "
-        "targets use sample_weight."
-    )
+    rows = tf.reshape(tf.cast(y, tf.float64), [tf.shape(y)[0], -1])  # the shape may be unknown until then
+    ones = tf.reduce_sum(tf.cast(rows == 1, tf.int32), -1)
+    zeros = tf.reduce_sum(tf.cast(rows == 0, tf.int32), -1)
+    one_hot = tf.reduce_all((ones == 1) & (zeros == tf.shape(rows)[1] - 1))
+    column = tf.shape(rows)[1] == 1
+    whole = tf.reduce_all(rows == tf.round(rows))
     checks = [
-        tf.debugging.assert_equal(ones, 1, message),
-        tf.debugging.assert_equal(zeros, tf.shape(y)[-1] - 1, message),
+        tf.debugging.Assert(holds, [f"The labels are {what}; {ONE_CLASS_EACH}"])
+        for holds, what in (
+            (column | one_hot, "rows of numbers that are not one-hot"),
+            (~column | whole, "not whole numbers"),
+        )
     ]
     with tf.control_dependencies(checks):
-        return tf.argmax(y, -1)
+        return tf.where(column, tf.cast(rows[:, 0], tf.int64), tf.argmax(rows, -1))
 
 
 def as_dataset(x, y=None, sample_weight=None, *, name="data", labelled=False):
@@ -190,6 +206,62 @@ def _is_pydataset(x):
     return isinstance(x, keras.utils.PyDataset)
 
 
+def with_known_length(data, name):
+    """Count the batches of a stream that does not know its length.
+
+    For that all of it is read once, beside the training; after 10,000 batches the count is given up.
+
+    Args:
+        data: :class:`Dataset`, :class:`Stream` or ``None``, which are returned as they are where nothing is unknown.
+        name: how an error calls the data.
+
+    Returns:
+        The same data, or a :class:`Stream` of as many batches in every epoch.
+
+    Raises:
+        ValueError: the data have no end, 10,000 batches or more without saying so, or no batch.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from thaw.data.conversion import as_dataset, with_known_length
+        >>> even = tf.data.Dataset.range(6).filter(lambda n: n % 2 == 0).batch(2)
+        >>> int(with_known_length(as_dataset(even), "data").batches.cardinality())
+        2
+    """
+    if data is None or data.random_access:
+        return data
+    import tensorflow as tf
+
+    length = int(data.batches.cardinality())
+    if length == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(f"The {name} data never end: leave repeat() out, so that one pass is one epoch.")
+    if length == tf.data.UNKNOWN_CARDINALITY:
+        length = int(data.batches.take(MAX_BATCHES_TO_COUNT).reduce(np.int64(0), lambda count, _: count + 1))
+        if length == MAX_BATCHES_TO_COUNT:
+            raise ValueError(
+                f"The {name} data do not say how long they are, and gave {length} batches without coming to an end. If "
+                "they have one, write data.apply(tf.data.experimental.assert_cardinality(n)) with the number of "
+                "batches; if not, data.take(n)."
+            )
+        # The same number in every epoch: a pass that is shorter is filled up from the next one.
+        data = dataclasses.replace(data, batches=data.batches.repeat().take(length)) if length else data
+    if length == 0:
+        raise ValueError(f"The {name} data are empty; expected at least one batch.")
+    return data
+
+
+def _number_of_batches(x, name):
+    """The length of a ``PyDataset``, which says ``None``, or nothing, where it has no end."""
+    import keras
+
+    kind = type(x)
+    says = hasattr(kind, "__len__") or kind.num_batches is not keras.utils.PyDataset.num_batches
+    length = x.num_batches if says else None
+    if length is None:
+        raise ValueError(f"The {name} never end: give the PyDataset a __len__ or a num_batches.")
+    return length
+
+
 def _batches_of(x, name):
     """A ``tf.data.Dataset`` of the batches of a data set, a ``PyDataset`` or a generator."""
     import itertools
@@ -200,7 +272,7 @@ def _batches_of(x, name):
     if isinstance(x, tf.data.Dataset):
         return x
     if _is_pydataset(x):
-        first, length = x[0], len(x)
+        first, length = x[0], _number_of_batches(x, name)
 
         def read():
             for i in range(length):

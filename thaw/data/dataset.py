@@ -12,6 +12,8 @@ import numpy as np
 
 from thaw._validation import as_int
 
+ONE_CLASS_EACH = "class_weight needs one class for each example. For other targets use sample_weight."
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
@@ -149,17 +151,22 @@ class Dataset:
                 ``None`` for no change.
 
         Raises:
-            ValueError: the labels are not one class for each example.
+            ValueError: the labels are not one class for each example, or ``class_weight`` is no dict of class numbers,
+                or names none of the classes in the labels.
         """
         if class_weight is None:
             return self
-        from thaw.tasks import class_numbers
+        from thaw.tasks import checked_class_weight, class_numbers
 
-        expected = "class_weight needs one class for each example. For other targets use sample_weight."
-        numbers = class_numbers(self.y, expected=expected) if not isinstance(self.y, (tuple, dict)) else None
-        if numbers is None:
-            raise ValueError(f"The model has several outputs; {expected}")
-        weight = np.array([class_weight.get(number, 1.0) for number in numbers.tolist()], np.float32)
+        weights = checked_class_weight(class_weight)
+        if self.y is None or isinstance(self.y, (tuple, dict)):
+            what = "There are no labels" if self.y is None else "The model has several outputs"
+            raise ValueError(f"{what}; {ONE_CLASS_EACH}")
+        numbers = class_numbers(self.y, expected=ONE_CLASS_EACH).tolist()
+        if weights and not weights.keys() & set(numbers):
+            given, there = (", ".join(map(str, sorted(classes)[:8])) for classes in (weights, set(numbers)))
+            raise ValueError(f"class_weight names the classes {given}; expected some of those in the labels: {there}.")
+        weight = np.array([weights.get(number, 1.0) for number in numbers], np.float32)
         if self.sample_weight is not None:
             weight = weight * np.asarray(self.sample_weight, np.float32)
         return self.replace(sample_weight=weight)

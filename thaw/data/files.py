@@ -1,31 +1,36 @@
-"""Read a CSV file, or a folder with a subfolder for each class, into the same columns."""
+"""Read a folder with a subfolder for each class, or a table of images, into the same columns."""
 
 from __future__ import annotations
 
-import csv
-import datetime
-import math
 import os
+import re
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-COLUMNS = ("image", "label", "split", "group", "weight", "time")
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
+from thaw.data.class_names import class_name, note_merged
+from thaw.data.image_paths import IMAGE_SUFFIXES, suffix_of
+from thaw.data.splits import SPLIT_NAMES
+from thaw.data.tables import read_csv
+
+# What systems and programs leave behind, in lower case. Whatever begins with a dot is ignored too.
+_SYSTEM_FOLDERS = {
+    *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "@sharebin", "#recycle", "#snapshot", "lost+found"),  # NAS
+    *("$recycle.bin", "system volume information", "found.000", "lost.dir"),  # Windows, Android
+    *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),  # Mac
+    *("__pycache__", "_gsdata_"),
 }
-# Those that cannot be decoded too, such as .heic: they are meant as images, and are rejected with a reason.
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".psd"),
+_SYSTEM_FOLDER_SUFFIXES = (".lrdata", ".lrcat-data", ".photoslibrary", ".cocatalog")  # previews of photo programs
+_SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "icon\uf00d"}
+_LIKE_A_SPLIT = re.compile(
+    r"(?:^|[\W_])(?:train|training|test|testing|val|valid|validation|dev|eval)(?:[\W_\d]|$)", re.I
 )
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+_SYSTEM_FILE = re.compile(r"~\$.*|.*[:\uf03a]?zone\.identifier(:\$data)?", re.IGNORECASE | re.DOTALL)
+# Pillow opens some of them, and would take the thumbnail inside for the photograph.
+_RAW_SUFFIXES = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".kdc", ".mos", ".mrw", ".nef", ".nrw", ".orf"),
+    *(".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
 
 
 def read_files(
@@ -65,192 +70,19 @@ def read_files(
     return read_folders(source)
 
 
-def read_csv(
-    source: str | os.PathLike, *, group: str | None = None, time: str | None = None
-) -> tuple[dict[str, list], tuple[str, ...]]:
-    """Read a CSV file with the columns image and label, and optionally split, group, weight and a time.
-
-    Paths are relative to the folder of the file. Upper and lower case of the column names do not matter; the columns
-    that are not used are named in a note.
-
-    Args:
-        source: path of the file: commas, UTF-8 (with or without a byte order mark), column names in the first line.
-        group: name of the column with groups, such as patients, whose rows must stay in one split; ``None`` (default)
-            for the column "group", if there is one.
-        time: name of the column with ISO dates or numbers, to split by; ``None`` (default) for none.
-
-    Returns:
-        ``(columns, notes)``: lists under "image" (paths), "label", and where given "split" ("train", "validation",
-        "test"), "group" (``None`` for an empty cell), "time" (floats, or ``datetime.datetime``) and "weight" (floats);
-        and sentences for the user.
-
-    Raises:
-        ValueError: the table is invalid; the message names the line.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder, "table.csv")
-        ...     _ = path.write_text("image,label,weight\\na.png,cat,2\\nb.png,dog,0.5\\n")
-        ...     columns, notes = read_csv(path)
-        >>> columns["label"], columns["weight"]
-        (['cat', 'dog'], [2.0, 0.5])
-    """
-    source = Path(source)
-    if source.suffix.lower() != ".csv":
-        raise ValueError(f"{source} is a file; expected a folder of images, or a table that ends in .csv")
-    try:
-        # With newline="" the csv module keeps line breaks inside quotes.
-        with open(source, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except UnicodeDecodeError:
-        raise ValueError(f"{source} is not UTF-8 text; save it as CSV in UTF-8") from None
-    except csv.Error as error:
-        raise ValueError(f"{source} is not a CSV table: {error}") from None
-    positions = _column_positions(source, header, {"group": group, "time": time})
-    if not rows:
-        raise ValueError(f"{source} has a header but no rows; expected one row for each image")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise ValueError(f"{source}, line {line}: {len(row)} cells, expected {len(header)} as in the header")
-    lines = [line for line, _ in rows]
-    cells = {name: [row[position].strip() for _, row in rows] for name, position in positions.items()}
-    columns: dict[str, list] = {
-        "image": _image_paths(source, lines, cells["image"]),
-        "label": _convert(source, lines, cells["label"], _label),
-    }
-    if "split" in cells:
-        columns["split"] = _convert(source, lines, cells["split"], _split)
-        if "train" not in columns["split"]:
-            raise ValueError(f"{source}: no row has the split train; expected some to learn from")
-    if "group" in cells:
-        columns["group"] = [value or None for value in cells["group"]]
-    if "time" in cells:
-        columns["time"] = _times(source, lines, cells["time"], header[positions["time"]])
-    if "weight" in cells:
-        columns["weight"] = _convert(source, lines, cells["weight"], _weight)
-    unused = [name for position, name in enumerate(header) if position not in positions.values()]
-    notes = (f"Columns of {source.name} that are not used: {', '.join(unused)}.",) if unused else ()
-    return columns, notes
-
-
-def _column_positions(source: Path, header: list[str], asked: dict[str, str | None]) -> dict[str, int]:
-    """Return the position of each column that is used, by our own name for it."""
-    if not header:
-        raise ValueError(f"{source} is empty; expected a table with the columns image and label")
-    names = [name.lower() for name in header]
-    for name in ("image", "label"):
-        if name in names:
-            continue
-        for separator, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-            if len(header) == 1 and separator in header[0]:
-                raise ValueError(
-                    f"{source} separates its columns with {word}; expected commas: save it as CSV with commas"
-                )
-        raise ValueError(f"{source} has no column {name!r} (it has: {', '.join(header)}); expected image and label")
-    wanted = {name: name for name in COLUMNS if name in names and name != "time"}
-    for name, column in asked.items():
-        if column is None:
-            continue
-        if column.lower() not in names:
-            raise ValueError(f"{source} has no column {column!r} for {name}= (it has: {', '.join(header)})")
-        wanted[name] = column.lower()
-    for column in wanted.values():
-        if names.count(column) > 1:
-            raise ValueError(f"{source} has the column {column!r} {names.count(column)} times; expected it once")
-    return {name: names.index(column) for name, column in wanted.items()}
-
-
-def _image_paths(source: Path, lines: list[int], cells: list[str]) -> list[str]:
-    paths: list[str] = []
-    first: dict[str, int] = {}
-    for line, cell in zip(lines, cells, strict=True):
-        if not cell:
-            raise ValueError(f"{source}, line {line}: image is empty; expected the path of an image")
-        path = os.path.normpath(source.parent / cell)
-        if path in first:
-            raise ValueError(
-                f"{source}, line {line}: {cell} is there already, in line {first[path]}; expected one row each"
-            )
-        first[path] = line
-        paths.append(path)
-    return paths
-
-
-def _convert(source: Path, lines: list[int], cells: list[str], function: Callable) -> list:
-    values = []
-    for line, cell in zip(lines, cells, strict=True):
-        try:
-            values.append(function(cell))
-        except ValueError as error:
-            raise ValueError(f"{source}, line {line}: {error}") from None
-    return values
-
-
-def _label(cell: str) -> str:
-    if not cell:
-        raise ValueError("label is empty; expected the name of a class")
-    return cell
-
-
-def _split(cell: str) -> str:
-    if cell.lower() not in SPLIT_NAMES:
-        raise ValueError(f"split is {cell!r}; expected train, validation or test")
-    return SPLIT_NAMES[cell.lower()]
-
-
-def _weight(cell: str) -> float:
-    weight = _number(cell)
-    # False for NaN too. Weights are used as 32-bit floats, of which the largest is 3.4e38.
-    if not 0 <= weight < 3e38:
-        raise ValueError(f"weight is {cell!r}; expected a number of 0 or more")
-    return weight
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
-
-
-def _times(source: Path, lines: list[int], cells: list[str], name: str) -> list:
-    """Return the times as floats if all are numbers, else as dates."""
-    numbers = [_number(cell) for cell in cells]
-    if all(map(math.isfinite, numbers)):
-        return numbers
-    dates = []
-    for line, cell in zip(lines, cells, strict=True):
-        try:
-            dates.append(datetime.datetime.fromisoformat(cell))
-        except ValueError:
-            raise ValueError(
-                f"{source}, line {line}: {name} is {cell!r}; expected an ISO date such as 2024-05-31 in every row, or "
-                "a number in every row"
-            ) from None
-    if len({date.tzinfo is None for date in dates}) > 1:
-        raise ValueError(f"{source}: some dates of {name} have a time zone and some have none; expected one kind")
-    return dates
-
-
 def read_folders(source: str | os.PathLike) -> tuple[dict[str, list], tuple[str, ...]]:
     """List the images of a folder ``class/image``, with or without train, val and test folders above the classes.
 
-    A folder inside a class belongs to that class. Hidden files and those that operating systems leave behind are
-    skipped. Files with the suffix of another kind (.txt, .json, .svg) are ignored and counted in a note; files without
-    a suffix are taken for images. Links are followed, each folder once. The first level is taken for splits if it has a
-    folder for training and all its folders have names of splits (train, val, valid, validation, test); a class may be
-    called "train" next to "car" and "bus".
+    A folder inside a class belongs to that class. Hidden files, and what operating systems, network drives and programs
+    leave behind, are ignored; files with the suffix of no image are ignored and counted in a note. Folders whose names
+    look the same (:func:`thaw.data.class_names.class_name`) are one class.
 
     Args:
         source: path of the folder.
 
     Returns:
-        ``(columns, notes)``: lists under "image" (paths, sorted within each folder), "label" (class, ``None`` for an
-        image outside every class) and, with split folders, "split" ("train", "validation", "test"); and sentences for
-        the user.
+        ``(columns, notes)``: lists under "image" (paths), "label" (``None`` for an image outside every class folder)
+        and, where the folders give it, "split"; and sentences for the user.
 
     Raises:
         ValueError: the folder has no classes, or its split folders contradict one another.
@@ -267,7 +99,8 @@ def read_folders(source: str | os.PathLike) -> tuple[dict[str, list], tuple[str,
         (['1.png', '2.png'], ['cat', 'dog'])
     """
     root = Path(source)
-    folders, loose = _level(root)
+    found = _Found()
+    folders, loose = list_folder(root, found.ignored, found.unreadable)
     if not folders and not loose:
         raise ValueError(f"{root} is empty; expected one folder of images for each class, such as {root}/cat")
     if not folders:
@@ -275,33 +108,76 @@ def read_folders(source: str | os.PathLike) -> tuple[dict[str, list], tuple[str,
             f"{root} holds files but no folders; expected one folder for each class: move the images of a "
             f"class into {root}/CLASS"
         )
-    columns: dict[str, list] = {"image": [], "label": []}
-    notes: list[str] = []
-    others: Counter[str] = Counter()
     splits = _split_folders(root, folders)
     if splits:
-        columns["split"] = []
+        found.columns["split"] = []
         for split, folder in splits.items():
-            _add_classes(folder, split, columns, notes, others)
+            _add_classes(folder, split, found)
         # Images next to the split folders have no class either; those inside them were added above.
-        _add(_only_images(loose), None, "train", columns)
+        found.add(_only_images(loose), None, "train")
     else:
-        _add_classes(root, None, columns, notes, others)
-    if not any(label is not None for label in columns["label"]):
-        raise ValueError(f"The folders of {root} hold no images; expected files such as .jpg or .png in them")
+        _refuse_hidden_splits(folders)
+        _add_classes(root, None, found)
+    if not any(label is not None for label in found.columns["label"]):
+        there = f" (there are: {_common(found.others)})" if found.others else ""
+        raise ValueError(f"The folders of {root} hold no images; expected files such as .jpg or .png in them{there}")
+    return found.columns, tuple(found.notes + note_merged(found.spellings) + _note_ignored(found))
+
+
+@dataclass
+class _Found:
+    """What is found while the folders are read."""
+
+    columns: dict[str, list] = field(default_factory=lambda: {"image": [], "label": []})
+    notes: list[str] = field(default_factory=list)
+    spellings: list[str] = field(default_factory=list)  # of the classes
+    others: Counter[str] = field(default_factory=Counter)  # suffixes of no image
+    ignored: Counter[str] = field(default_factory=Counter)  # files in folders of systems, by the folder's name
+    unreadable: dict[str, str] = field(default_factory=dict)  # path to reason
+
+    def add(self, files: list[str], label: str | None, split: str | None) -> None:
+        self.columns["image"] += files
+        self.columns["label"] += [label] * len(files)
+        if "split" in self.columns:
+            self.columns["split"] += [split] * len(files)
+
+
+def _note_ignored(found: _Found) -> list[str]:
+    notes = []
+    raw = Counter({suffix: count for suffix, count in found.others.items() if suffix in _RAW_SUFFIXES})
+    others = found.others - raw
+    if raw:
+        notes.append(
+            f"Camera raw files ignored: {raw.total()} ({_common(raw)}). Export them as JPEG or PNG to use them."
+        )
     if others:
-        suffixes = ", ".join(printable(suffix) for suffix, _ in others.most_common(5))
-        notes.append(f"Files ignored, because their suffixes are not those of images: {others.total()} ({suffixes}).")
-    return columns, tuple(notes)
+        notes.append(
+            f"Files ignored, because their suffixes are not those of images: {others.total()} ({_common(others)})."
+        )
+    if found.ignored.total():
+        notes.append(
+            f"Files ignored, because they lie in folders of systems and programs: {found.ignored.total()} "
+            f"({_common(found.ignored)})."
+        )
+    if found.unreadable:
+        (path, reason), count = next(iter(found.unreadable.items())), len(found.unreadable)
+        notes.append(
+            f"Files or links ignored, because they cannot be read: {count}, such as {printable(path)} ({reason})."
+        )
+    return notes
+
+
+def _common(counts: Counter[str]) -> str:
+    return ", ".join(printable(name) for name, _ in counts.most_common(5))
 
 
 def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     """Return split to folder, train first; empty if the folders are classes."""
-    named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    named = [folder for folder in folders if _split_name(folder)]
     others = [folder.name for folder in folders if folder not in named]
     by_split: dict[str, Path] = {}
     for folder in named:
-        split = SPLIT_NAMES[folder.name.lower()]
+        split = _split_name(folder)
         if split in by_split:
             raise ValueError(
                 f"{root} has both {by_split[split].name} and {folder.name}, which mean the same split "
@@ -321,12 +197,38 @@ def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
 
 
+def _split_name(folder: Path) -> str | None:
+    return SPLIT_NAMES.get(class_name(folder.name).lower())
+
+
 def _holds_classes(folder: Path, classes: list[str]) -> bool:
-    return any(inside.name in classes for inside in _level(folder)[0])
+    return any(inside.name in classes for inside in list_folder(folder)[0])
 
 
-def _add_classes(folder: Path, split: str | None, columns: dict, notes: list, others: Counter) -> None:
-    classes, loose = _level(folder)
+def _refuse_hidden_splits(folders: list[Path]) -> None:
+    """Refuse splits that are not recognized as such: what is in them would be mixed, and the test trained on."""
+    below = {folder: list_folder(folder)[0] for folder in folders}
+    splits = [{_split_name(path) for path in paths} for paths in below.values()]
+    inside = {folder: {path.name for path in paths} for folder, paths in below.items()}
+    if all({"train", "test"} <= names or {"train", "validation"} <= names for names in splits):
+        first = printable(str(folders[0]))
+        raise ValueError(
+            f"every class has its own folders of splits, such as {first}/train; expected the splits above the classes: "
+            f"{printable(str(folders[0].parent))}/train/{printable(folders[0].name)}"
+        )
+    for one in [folder for folder in folders if _LIKE_A_SPLIT.search(folder.name)]:
+        for other in folders:
+            same = inside[one] & inside[other]
+            if same and one != other:
+                raise ValueError(
+                    f"{printable(str(one))} and {printable(other.name)} have the same folder {min(same)!r} in them; if "
+                    "they are splits, call them train, val and test; if they are classes, list the images in a CSV file"
+                )
+
+
+def _add_classes(folder: Path, split: str | None, found: _Found) -> None:
+    # Those of the root are counted.
+    classes, loose = list_folder(folder, found.ignored if split else None, found.unreadable)
     for path in classes:
         try:
             path.name.encode()
@@ -335,67 +237,101 @@ def _add_classes(folder: Path, split: str | None, columns: dict, notes: list, ot
                 f"the name of the folder {printable(str(path))} is not UTF-8 and cannot be written to the run's files; "
                 "rename it"
             ) from None
+        if not class_name(path.name):
+            raise ValueError(f"the name of the folder {str(path)!a} has no visible letter; rename it")
     if split and not classes:
         raise ValueError(f"{folder} holds no folders; expected one for each class in it, such as {folder}/cat")
     for path in classes:
-        files = [file for file in _walk(path) if _is_image(file, others)]
+        files = [file for file in _walk(path, found) if _is_image(file, found.others)]
         if not files:
-            notes.append(f"The folder {printable(str(path))} holds no images and is left out.")
-        _add(files, path.name, split, columns)
-    _add(_only_images(loose), None, split, columns)
+            found.notes.append(f"The folder {printable(str(path))} holds no images and is left out.")
+        else:
+            found.spellings.append(path.name)
+        found.add(files, class_name(path.name), split)
+    found.add(_only_images(loose), None, split)
 
 
-def _add(files: list[str], label: str | None, split: str | None, columns: dict) -> None:
-    columns["image"] += files
-    columns["label"] += [label] * len(files)
-    if "split" in columns:
-        columns["split"] += [split] * len(files)
+def list_folder(
+    folder: Path, ignored: Counter[str] | None = None, unreadable: dict[str, str] | None = None
+) -> tuple[list[Path], list[str]]:
+    """List what is directly inside a folder, sorted, without hidden files and what systems and programs leave behind.
 
+    Args:
+        folder: path.
+        ignored: counts the files in each folder of a system that is left out; ``None`` (default) to count none.
+        unreadable: receives the path and the reason of each entry that is left out because the system cannot say what
+            it is, such as a link to itself; ``None`` (default) to note none.
 
-def _level(folder: Path) -> tuple[list[Path], list[str]]:
-    """Folders and files directly inside, sorted, without the hidden ones."""
-    entries = sorted(entry for entry in folder.iterdir() if not _hidden(entry.name))
-    return [e for e in entries if e.is_dir()], [str(e) for e in entries if not e.is_dir()]
+    Returns:
+        ``(folders, files)``: paths.
 
+    Raises:
+        OSError: the folder itself cannot be read.
 
-def _walk(folder: Path) -> list[str]:
-    """All files below, sorted; each real folder once, since a link may lead back up."""
-    files, seen = [], set()
-
-    def fail(error):
-        raise error
-
-    for path, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        real = os.path.realpath(path)
-        if real in seen:
-            folders.clear()
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "cat").mkdir()
+        ...     for name in ("1.png", "Thumbs.db", ".DS_Store"):
+        ...         Path(folder, name).touch()
+        ...     folders, files = list_folder(Path(folder))
+        >>> [path.name for path in folders], [Path(path).name for path in files]
+        (['cat'], ['1.png'])
+    """
+    folders, files = [], []
+    with os.scandir(folder) as listed:
+        entries = sorted(listed, key=lambda entry: entry.name)
+    for entry in entries:
+        name = entry.name.lower()
+        if name.startswith("."):
             continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        files += [os.path.join(path, name) for name in names if not _hidden(name)]
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:
+            if unreadable is not None:
+                unreadable[entry.path] = error.strerror
+            continue
+        if not is_folder:
+            if name not in _SYSTEM_FILES and not _SYSTEM_FILE.fullmatch(name):
+                files.append(entry.path)
+        elif name not in _SYSTEM_FOLDERS and not name.endswith(_SYSTEM_FOLDER_SUFFIXES):
+            folders.append(Path(entry.path))
+        elif ignored is not None:
+            ignored[entry.name] += sum(len(inside) for _, _, inside in os.walk(entry))
+    return folders, files
+
+
+def _walk(folder: Path, found: _Found) -> list[str]:
+    """All files below, sorted; each real folder once, since a link may lead back up."""
+    files, seen, pending = [], set(), [folder]
+    while pending:
+        path = pending.pop()
+        try:
+            state = path.stat()
+        except OSError as error:  # a folder of a network drive, perhaps
+            found.unreadable[str(path)] = error.strerror
+            continue
+        if (state.st_dev, state.st_ino) in seen:
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        folders, inside = list_folder(path, found.ignored, found.unreadable)
+        pending += reversed(folders)
+        files += inside
     return sorted(files)
 
 
 def _only_images(files: list[str]) -> list[str]:
     """Those with the suffix of an image: a LICENSE next to the classes is no example."""
-    return [file for file in files if _suffix(file) in IMAGE_SUFFIXES]
+    return [file for file in files if suffix_of(file) in IMAGE_SUFFIXES]
 
 
-def _is_image(path: str, others: Counter) -> bool:
+def _is_image(path: str, others: Counter[str]) -> bool:
     """Go by the suffix; count in ``others`` what is none."""
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     if suffix and suffix not in IMAGE_SUFFIXES:
         others[suffix] += 1
         return False
     return True
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
 def printable(name: str) -> str:
@@ -403,5 +339,12 @@ def printable(name: str) -> str:
 
     Args:
         name: as the operating system gives it.
+
+    Returns:
+        Text that can be encoded as UTF-8.
+
+    Example:
+        >>> printable(os.fsdecode(b"caf\\xe9.png"))
+        'caf\\\\udce9.png'
     """
     return name.encode("utf-8", "backslashreplace").decode()

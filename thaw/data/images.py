@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from thaw.data.class_names import note_ambiguous_names, similar_names
 from thaw.data.dataset import Dataset
 from thaw.data.files import printable, read_files
 from thaw.data.image_checks import check_images, near_duplicates
@@ -48,11 +49,14 @@ def load_images(
     test.
 
     Bad files are rejected and listed. So is the image of a class that has only one: it cannot be both learned from and
-    measured, and the class is left out with a note.
+    measured, and the class is left out with a note. What operating systems, network drives and programs leave in
+    folders is ignored. Names that look the same are one class; those that differ in form only, such as ``0`` and
+    ``0.0``, are noted.
 
     Args:
         data: a folder ``class/image``, with or without train, val and test folders above the classes; or a CSV file
-            with the columns image and label, and optionally split, group and weight.
+            with the columns image and label, and optionally split, group and weight. Its paths are looked up from its
+            own folder, then from the working folder.
         group: name of the column of a CSV file with groups, such as patients; ``None`` (default) for the column
             "group", if there is one.
         time: name of the column of a CSV file with ISO dates or numbers to split by; ``None`` (default) for none.
@@ -98,18 +102,15 @@ def load_images(
         read=lambda content, key: cache_decoded(content, key, image_size, cache_dir=cache_dir),
         progress=progress,
     )
-    bad = {i: "lies outside every class folder" for i, name in enumerate(classes) if name is None} | checks.bad
+    unlabelled = "lies outside every class folder" if source.is_dir() else "has no label"
+    bad = {i: unlabelled for i, name in enumerate(classes) if name is None} | checks.bad
     if given is None or "validation" not in given:
         _reject_single_images(classes, given, checks.keys, bad, notes)
     _refuse_too_many(files, bad, max_bad)
     good = np.array([i for i in range(len(files)) if i not in bad])
     names = sorted({classes[i] for i in good})
     if len(names) < 2:
-        first = "".join(f"\n  {printable(files[i])} {bad[i]}" for i in sorted(bad)[:5])
-        raise ValueError(
-            f"{source} has usable images of {len(names)} class{'es' if len(names) != 1 else ''} "
-            f"({', '.join(names) or 'none'}); expected two or more{first and '. Left out:' + first}"
-        )
+        raise ValueError(_too_few_classes(source, files, names, good, bad))
     notes += checks.notes
     clusters = np.full(len(files), -1)
     clusters[good] = near_duplicates(checks.hashes[good], checks.thumbnails[good])
@@ -119,7 +120,7 @@ def load_images(
         raise ValueError(f"{source}: {error}") from None
     _check_splits(source, split_of, classes, names, notes)
     _note_near_duplicates(clusters, good, classes, split_of, notes)
-    _note_similar_names(names, notes)
+    notes += note_ambiguous_names(name for name in classes if name is not None)
 
     task = Classification(names)
     content_keys = [int.from_bytes(bytes.fromhex(key[:16]), "little", signed=True) for key in checks.keys]
@@ -184,12 +185,36 @@ def _reject_single_images(classes, given, keys, bad, notes) -> None:
 
 def _refuse_too_many(files, bad, max_bad) -> None:
     if len(bad) > max_bad * len(files):
-        first = "\n".join(f"  {printable(files[i])} {bad[i]}" for i in sorted(bad)[:5])
-        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ValueError(
             f"{len(bad)} of {len(files)} files are bad, more than the accepted {max_bad:.0%}; "
-            f"repair or remove them, or raise max_bad (--max-bad):\n{first}{more}"
+            f"repair or remove them, or raise max_bad (--max-bad):\n{_reasons(files, bad)}"
         )
+
+
+def _reasons(files, bad) -> str:
+    """List the reasons, the most frequent first, each with its first file and the number of others."""
+    of_reason: dict[str, list[int]] = {}
+    for i in sorted(bad):
+        of_reason.setdefault(bad[i], []).append(i)
+    rows = sorted(of_reason.values(), key=len, reverse=True)
+    lines = [
+        f"  {printable(files[first])} {bad[first]}" + (f"; {len(others)} others too" if others else "")
+        for first, *others in rows[:5]
+    ]
+    more = sum(map(len, rows[5:]))
+    return "\n".join(lines + [f"  and {more} more"] * bool(more))
+
+
+def _too_few_classes(source, files, names, good, bad) -> str:
+    text = (
+        f"{source} has usable images of {len(names)} class{'es' if len(names) != 1 else ''} "
+        f"({', '.join(names) or 'none'}); expected two or more"
+    )
+    if source.is_dir() and names:
+        inside = {Path(files[i]).relative_to(source).parts[:-1] for i in good}
+        if all(len(folders) > 1 for folders in inside) and len(inside) > 1:
+            text += f". If the folders in {source / min(inside)[0]} are the classes, give that folder"
+    return text + (f". Left out:\n{_reasons(files, bad)}" if bad else "")
 
 
 def _assign_splits(columns, keys, clusters, good, fractions, seed, notes) -> dict[int, str]:
@@ -235,9 +260,12 @@ def _check_splits(source, split_of, classes, names, notes) -> None:
     for split in ("validation", "test"):
         for name in names:
             if counts[split, name] and not counts["train", name]:
+                known = [other for other in names if counts["train", other]]
+                alike = next((group for group in similar_names([*known, name]) if name in group), None)
                 raise ValueError(
                     f"{source}: the class {name!r} is in {split} ({counts[split, name]}) but not in train; "
                     "expected every class in train"
+                    + (f". Train has {next(n for n in alike if n != name)!r}: use the same name" if alike else "")
                 )
             if sizes[split] and not counts[split, name]:
                 notes.append(f"No image of the class {name!r} is in {split}.")
@@ -285,17 +313,6 @@ def _note_near_duplicates(clusters, good, classes, split_of, notes) -> None:
             f"{_clusters(len(mixed))} of near-duplicates {'holds' if len(mixed) == 1 else 'hold'} different classes: "
             "check their labels."
         )
-
-
-def _note_similar_names(names, notes) -> None:
-    """Note the classes whose names differ in capitals or spaces only."""
-    similar: dict[str, list[str]] = {}
-    for name in names:
-        similar.setdefault("".join(name.casefold().split()), []).append(name)
-    for same in similar.values():
-        if len(same) > 1:
-            listed = " and ".join(repr(name) for name in same)
-            notes.append(f"The classes {listed} differ in capitals or spaces only: if they are one, use one name.")
 
 
 def _clusters(count) -> str:

@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from thaw.tasks import class_numbers
+
 
 def mix_replay(target, source, share, *, labels=None, seed=0):
     """Mix examples of the source task into those of the target task, so that both are trained on.
@@ -45,6 +47,8 @@ def mix_replay(target, source, share, *, labels=None, seed=0):
         raise ValueError(f"share={share!r}; expected a number above 0 and below 1.")
     if target.views or source.views:
         raise ValueError("These examples are stored as several augmented versions; mix them before they are stored.")
+    if any(data.y is None or isinstance(data.y, (tuple, dict)) for data in (target, source)):
+        raise ValueError("Source and target examples need the labels of one output; expected y as one array in both.")
     if not _same_function(target.load, source.load):
         raise ValueError("Source and target examples are loaded differently; give both the same `load`.")
     if source.augment is not None and not _same_function(target.augment, source.augment):
@@ -81,10 +85,14 @@ def mix_replay(target, source, share, *, labels=None, seed=0):
 def _draw(y, count, seed):
     """Return which source examples are used, and which repetition each is; all equally often, give or take one."""
     rng, n = np.random.default_rng(seed), len(y)
+    try:
+        y = class_numbers(y)
+    except ValueError:
+        y = None  # the targets are no classes: nothing to balance
     orders = []
     for _ in range(-(-count // n)):
         order = rng.permutation(n)
-        if y.ndim == 1 and y.dtype.kind in "iub":
+        if y is not None:
             # The first of every class, then the second of every class: any beginning of it is balanced.
             by_class = order[np.argsort(y[order], kind="stable")]
             _, first, sizes = np.unique(y[by_class], return_index=True, return_counts=True)

@@ -13,6 +13,15 @@ from thaw.data.dataset import Dataset
 from thaw.tasks import Task
 
 SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {  # as people call them, in lower case
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
 FRACTIONS = (0.7, 0.15, 0.15)  # of train, validation and test
 
 

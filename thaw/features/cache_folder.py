@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from thaw._files import LOCK, cache_root, lock_run
+from thaw._files import LOCK, cache_root, explain_disk_error, lock_run
 from thaw.features.disk_budget import SHARD_INDEX, DiskBudget, shards_in, tables_in
 from thaw.features.store import ACTIVATIONS
 
@@ -36,6 +36,7 @@ def isolated_cache(cache_dir=None):
 
     Raises:
         ValueError: the cache folder is a file.
+        OSError: the cache folder cannot be written to.
 
     Example:
         >>> import os
@@ -49,9 +50,10 @@ def isolated_cache(cache_dir=None):
     root = cache_root(cache_dir)
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file; expected a folder for the cache, which THAW_CACHE names.")
-    root.mkdir(parents=True, exist_ok=True)
-    remove_abandoned_caches(root)
-    temporary = tempfile.TemporaryDirectory(prefix=ISOLATED, dir=root, ignore_cleanup_errors=True)
+    with _explain_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        remove_abandoned_caches(root)
+        temporary = tempfile.TemporaryDirectory(prefix=ISOLATED, dir=root, ignore_cleanup_errors=True)
     with temporary as folder, lock_run(folder):
         yield folder
 
@@ -130,7 +132,8 @@ def list_cache(cache_dir=None):
         []
     """
     root = cache_root(cache_dir)
-    rows = [*_list_features(root), *_list_decoded(root), *_list_isolated(root)]
+    with _explain_errors(root):
+        rows = [*_list_features(root), *_list_decoded(root), *_list_isolated(root)]
     return sorted(rows, key=lambda row: (row["last_used"], row["path"]))
 
 
@@ -152,7 +155,13 @@ def clear_cache(cache_dir=None):
         >>> clear_cache(tempfile.mkdtemp())
         0
     """
-    root, freed = cache_root(cache_dir), 0
+    root = cache_root(cache_dir)
+    with _explain_errors(root):
+        return _clear(root)
+
+
+def _clear(root):
+    freed = 0
     disk = DiskBudget(root / ACTIVATIONS, budget=0)
     disk.remove_leftovers()
     for table in disk.tables():
@@ -167,6 +176,14 @@ def clear_cache(cache_dir=None):
         with contextlib.suppress(OSError):  # something else lies there
             folder.rmdir()
     return freed + remove_abandoned_caches(root)
+
+
+@contextlib.contextmanager
+def _explain_errors(root):
+    try:
+        yield
+    except OSError as error:
+        raise explain_disk_error(error, root, "the cache cannot be used") from error
 
 
 def _list_features(root):

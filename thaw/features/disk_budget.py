@@ -13,10 +13,11 @@ import time
 import zlib
 from pathlib import Path
 
+from thaw._files import explain_disk_error
+
 DEFAULT_BUDGET_BYTES = 20e9
 MAX_FREE_SHARE = 0.8  # of the free disk may be filled: the run folder needs some too
 MAX_LEFTOVER_SECONDS = 3600  # a half-written file that is older was left by a killed process
-FULL_DISK = "the disk is full at {}: free some space, or set THAW_CACHE to a folder on another disk"
 SHARD_INDEX = "shard.json"  # its modification time is when the shard was last used
 
 
@@ -76,7 +77,7 @@ class DiskBudget:
     def free(self):
         """Return the free bytes on the disk of the cache."""
         existing = self.folder
-        while not existing.exists():
+        while not os.path.exists(existing):  # Path.exists raises for a name that is too long
             existing = existing.parent
         return shutil.disk_usage(existing).free
 
@@ -117,7 +118,7 @@ class DiskBudget:
                 total -= length
                 _remove_empty(path.parent)
         if size > self.free():
-            raise OSError(errno.ENOSPC, FULL_DISK.format(self.folder))
+            raise explain_disk_error(OSError(errno.ENOSPC, "full"), self.folder, "the feature cache cannot be written")
 
     def part(self):
         """Return a path for something half-written; its name says by which process."""

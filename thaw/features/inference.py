@@ -13,6 +13,7 @@ import numpy as np
 
 from thaw._validation import as_int
 from thaw.models.stages import calls_of, operations_of
+from thaw.models.state import stateful_batch_size
 
 MIN_EXAMPLES_TO_CONVERT = 256  # with fewer, no conversion pays
 # 5 s of floating-point operations at 20 GFLOP/s; with fewer, importing, converting and comparing OpenVINO does not pay.
@@ -54,7 +55,7 @@ def inference_runner(model, batch_size, *, runtime="auto", examples=None):
         :class:`InferenceRunner`, to be called with batches.
 
     Raises:
-        ValueError: an unknown runtime, or a batch size below 1.
+        ValueError: an unknown runtime, a batch size below 1, or another than that of a stateful layer.
         ImportError: OpenVINO is requested and not installed.
 
     Example:
@@ -68,6 +69,10 @@ def inference_runner(model, batch_size, *, runtime="auto", examples=None):
     if runtime not in ("auto", "tensorflow", "openvino"):
         raise ValueError(f"runtime={runtime!r}; expected auto, tensorflow or openvino.")
     batch_size = as_int("batch_size", batch_size, 1)
+    stateful = stateful_batch_size(model) if hasattr(model, "layers") else None  # it may be a function
+    if stateful is not None and batch_size != stateful[1]:
+        layer, size = stateful
+        raise ValueError(f"The stateful layer {layer.name} takes batches of {size} examples; got {batch_size}.")
     if runtime == "openvino" and not _is_installed():
         raise ImportError('OpenVINO is not installed. Install it: pip install "keras-thaw[cpu]".')
     if runtime == "auto":

@@ -14,6 +14,7 @@ from thaw.data.dataset import Dataset
 from thaw.features.extraction import RUNTIMES, FeatureExtraction, RowKeys
 from thaw.features.split import CannotSplit, augments, covers, is_random, submodel
 from thaw.features.store import FeatureCache
+from thaw.models.state import stateful_layers
 from thaw.plan import CACHE_DTYPES
 
 MAX_SHARE_FOR_LATER_PHASES = 0.8  # of the room in the cache
@@ -61,7 +62,8 @@ def precompute(
 
     Raises:
         OSError: the disk is full, or the cache is too small.
-        ValueError: data without random access, an unknown ``cache_dtype``, or numbers too large for half precision.
+        ValueError: data without random access, a stateful layer, an unknown ``cache_dtype``, or numbers too large for
+            half precision.
 
     Example:
         >>> import keras, numpy as np
@@ -78,6 +80,11 @@ def precompute(
         raise ValueError(
             f"The data are a {type(x).__name__}, which is read in its own order only; expected arrays or a "
             "thaw.Dataset, whose rows can be found again."
+        )
+    if stateful := [layer.name for layer in stateful_layers(prefix)]:
+        raise ValueError(
+            f"{', '.join(stateful)} carries its state from batch to batch, so that its output belongs to no example; "
+            "expected a prefix without stateful layers."
         )
     run_id = secrets.token_hex(16)
     rows = RowKeys.of(dataset, views, run_id)

@@ -8,7 +8,7 @@ from thaw.data.conversion import as_dataset
 from thaw.features.inference import inference_runner
 from thaw.metrics.classification import classification_metrics
 from thaw.models.heads import output_activation
-from thaw.models.state import preserve_variables
+from thaw.models.state import preserve_variables, state_variables
 from thaw.tasks import class_numbers
 
 MIN_PROBABILITY = 1e-7  # so that the logarithm is finite
@@ -137,7 +137,7 @@ def batch_probabilities(model, batches, examples=None):
         >>> batch_probabilities(model, [np.zeros((1, 2))]).tolist()
         [[0.5, 0.5]]
     """
-    with preserve_variables(model.non_trainable_variables):
+    with preserve_variables([*model.non_trainable_variables, *state_variables(model)]):
         rows = list(_outputs(model, batches, examples))
     if not rows:
         raise ValueError("There are no inputs; expected at least one batch.")

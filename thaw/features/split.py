@@ -371,13 +371,18 @@ def _propagate(calls, changing):
 
 
 def _has_training_effect(layer):
-    """Return whether a training step uses more than trainable variables: BatchNorm statistics, a loss of its own."""
+    """Return whether a training step uses more than trainable variables: statistics, a loss or a state of its own.
+
+    A frozen ``SpectralNormalization`` has none, computed in inference: only in training does it scale its kernel again.
+    A recurrent layer that carries its state from batch to batch has no features that belong to one example.
+    """
     import keras
 
+    with_statistics = (keras.layers.BatchNormalization, keras.layers.SpectralNormalization)
     return isinstance(layer, keras.Layer) and any(
         getattr(inner, "activity_regularizer", None) is not None
-        or (isinstance(inner, keras.layers.BatchNormalization) and inner.trainable)
-        or isinstance(inner, keras.layers.SpectralNormalization)  # its vectors change in training, frozen or not
+        or (isinstance(inner, with_statistics) and inner.trainable)
+        or getattr(inner, "stateful", False)
         for inner in sublayers(layer)
     )
 

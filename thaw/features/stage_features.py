@@ -13,7 +13,7 @@ from thaw.data.conversion import as_dataset
 from thaw.features.inference import inference_runner
 from thaw.features.split import CannotSplit, flatten_model, operations_in, preserve_graph, submodel
 from thaw.models.stages import HEAD, calls_of, crossing_bytes, is_graph, stages_of
-from thaw.models.state import preserve_variables
+from thaw.models.state import preserve_variables, stateful_layers
 
 
 def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0, progress=None):
@@ -38,8 +38,8 @@ def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0
         ``(n, width)``; and the labels.
 
     Raises:
-        ValueError: a model whose graph cannot be read or that has nothing but a head; data without labels or of another
-            shape than the model's input; or features that are not finite.
+        ValueError: a model whose graph cannot be read, that has nothing but a head, or a stateful layer; data without
+            labels or of another shape than the model's input; or features that are not finite.
 
     Example:
         >>> import keras, numpy as np
@@ -51,6 +51,11 @@ def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0
     """
     max_examples = None if max_examples is None else as_int("max_examples", max_examples, 1)
     dataset = as_dataset(x, y, labelled=True)
+    for layer in stateful_layers(model)[:1]:
+        raise ValueError(
+            f"{layer.name} of {model.name} is stateful: its features of an example depend on the batch before, so that "
+            "they say nothing about the example; build it with stateful=False."
+        )
     flat, names, pooled = pooled_stages(model)
     batches, examples = _labelled_batches(dataset, batch_size, max_examples, seed)
     runner, rows, labels, left, done = None, [], [], max_examples, 0

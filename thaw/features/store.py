@@ -12,14 +12,15 @@ import time
 
 import numpy as np
 
-from thaw._files import FULL_DISK_ERRORS, cache_root, write_atomically, write_text
-from thaw.features.disk_budget import FULL_DISK, SHARD_INDEX, DiskBudget, folders_in
+from thaw._files import cache_root, explain_disk_error, write_atomically, write_text
+from thaw.features.disk_budget import SHARD_INDEX, DiskBudget, folders_in
 from thaw.features.shards import Shard, ShardedArray, ShardWriter, find_ids, row_bytes, write_shard
 
 FORMAT_VERSION = 2
 SHARD_BYTES = 128e6
 SHARD_OVERHEAD_BYTES = 4096  # headers of the files, and shard.json
 MAX_COMMIT_ATTEMPTS = 8
+CANNOT_WRITE = "the feature cache cannot be written"
 ACTIVATIONS = "activations"  # folder of the feature cache in the cache folder
 
 
@@ -47,6 +48,7 @@ class FeatureCache:
 
     Raises:
         ValueError: ``$THAW_CACHE_GB`` or the budget is not a number from 0.
+        OSError: the folder cannot be read, or there is no home folder for it.
 
     Example:
         >>> import tempfile
@@ -62,8 +64,12 @@ class FeatureCache:
     """
 
     def __init__(self, cache_dir=None, budget=None, *, shard_bytes=SHARD_BYTES):
-        self.disk = DiskBudget(cache_root(cache_dir) / ACTIVATIONS, budget)
-        self.disk.remove_leftovers()
+        folder = cache_root(cache_dir) / ACTIVATIONS
+        try:
+            self.disk = DiskBudget(folder, budget)
+            self.disk.remove_leftovers()
+        except OSError as error:
+            raise explain_disk_error(error, folder, CANNOT_WRITE) from error
         self.folder, self.budget, self.shard_bytes = self.disk.folder, self.disk.budget, shard_bytes
         self.notes, self.tables = [], []
         self.verified = set()  # shards whose CRC-32 this process has compared
@@ -122,7 +128,7 @@ class FeatureTable:
         try:
             self._create_folder()
         except OSError as error:
-            raise _explained(error, cache.folder) from error
+            raise explain_disk_error(error, cache.folder, CANNOT_WRITE) from error
 
     def room(self):
         """Return how many bytes may still be written without removing shards that this table uses."""
@@ -278,7 +284,7 @@ class FeatureTable:
         except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)
             if isinstance(error, OSError):
-                raise _explained(error, self._disk.folder) from error
+                raise explain_disk_error(error, self._disk.folder, CANNOT_WRITE) from error
             raise
         shard.folder = path
         self._shards[path.name] = shard
@@ -309,11 +315,3 @@ def _read_about(folder):
     except (OSError, ValueError):
         return None
     return about if isinstance(about, dict) else None
-
-
-def _explained(error, folder):
-    if error.errno in FULL_DISK_ERRORS:
-        message = FULL_DISK.format(folder)
-    else:
-        message = f"the feature cache cannot be written at {folder} ({error.strerror}): set THAW_CACHE"
-    return type(error)(error.errno, message)

@@ -1,10 +1,13 @@
 """Attach, recognize and remove the head of a model."""
 
-from thaw._keras import functional_graph, graph_nodes
+import warnings
+
+from thaw._keras import compile_settings, functional_graph, graph_nodes
 from thaw.tasks import Classification, Task
 
-# Operations that change no value, only the dtype or the name.
-_NEUTRAL = ("Cast", "Identity")
+# Operations that change no value, only the dtype or the name; and those that change only the shape.
+_NEUTRAL = ("Cast", "Identity", "StopGradient")
+_RESHAPING = ("Reshape", "Flatten", "Squeeze", "ExpandDims")
 _HEAD_OPERATIONS = ("Mean", "Max", "Squeeze", "Reshape", "Softmax", "Sigmoid", "Cast")  # of keras.ops
 
 
@@ -33,6 +36,10 @@ def attach_head(backbone, task, *, dropout=0.2, pooling="avg", seed=0):
     Raises:
         ValueError: an invalid argument, or a backbone that already has a head.
 
+    Warns:
+        UserWarning: the backbone ends in a linear dense layer behind its last feature map or sequence, which may be
+            the logits of a head or features.
+
     Example:
         >>> from thaw import attach_head, backbone
         >>> model = attach_head(backbone(weights=None), 3)
@@ -57,11 +64,17 @@ def attach_head(backbone, task, *, dropout=0.2, pooling="avg", seed=0):
         raise ValueError(
             f"{backbone.name} has {len(outputs)} outputs; expected one. Make a keras.Model with the output you want."
         )
-    if has_head(backbone):
-        raise ValueError(
-            f"{backbone.name} already ends in {outputs[0].shape[-1]} {output_activation(backbone)} units; take its "
-            "head off (thaw.models.heads.remove_head), or build it without one (backbone(..., head=False), or "
-            "include_top=False in keras.applications)."
+    advice = (
+        "take its head off (thaw.models.heads.remove_head), or build it without one (backbone(..., head=False), or "
+        "include_top=False in keras.applications)."
+    )
+    if is_predictor(backbone):
+        raise ValueError(f"{backbone.name} already ends in {last_units(backbone)}; {advice}")
+    if ends_in_logits(backbone) and _pools(backbone):
+        warnings.warn(
+            f"{backbone.name} ends in {last_units(backbone)}; if they are the logits of classes and no features, "
+            f"{advice}",
+            stacklevel=2,
         )
     x = outputs[0]
     rank = len(x.shape)
@@ -72,7 +85,8 @@ def attach_head(backbone, task, *, dropout=0.2, pooling="avg", seed=0):
             ("avg", 3): layers.GlobalAveragePooling1D,
             ("max", 3): layers.GlobalMaxPooling1D,
         }[pooling, rank]
-        x = layer(name="head_pool")(x)
+        # A feature map is (height, width, channels), whatever keras.json says.
+        x = layer(data_format="channels_last", name="head_pool")(x)
     elif rank != 2:
         raise ValueError(
             f"{backbone.name} has an output of shape {tuple(x.shape)}; expected a feature map, a sequence or a vector."
@@ -94,7 +108,7 @@ def has_head(model):
         model: ``keras.Model``.
 
     Returns:
-        bool. Logits are not recognized: a linear layer may just as well put out features.
+        bool; ``False`` for a linear layer, which may put out logits or features: see :func:`is_predictor`.
 
     Example:
         >>> import keras
@@ -106,6 +120,84 @@ def has_head(model):
     outputs = getattr(model, "outputs", None) or ()
     flat = len(outputs) == 1 and len(outputs[0].shape) == 2
     return flat and output_activation(model) in ("softmax", "sigmoid")
+
+
+def ends_in_logits(model):
+    """Say whether a model ends in a linear dense layer: one output ``(units,)``, of logits or of features.
+
+    Args:
+        model: ``keras.Model``.
+
+    Returns:
+        bool.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.heads import ends_in_logits
+        >>> net = [keras.Input((4,)), keras.layers.Dense(2)]
+        >>> ends_in_logits(keras.Sequential(net)), ends_in_logits(keras.Sequential([*net, keras.layers.ReLU()]))
+        (True, False)
+    """
+    outputs = getattr(model, "outputs", None) or ()
+    return len(outputs) == 1 and len(outputs[0].shape) == 2 and output_activation(model) == "logits"
+
+
+def is_predictor(model):
+    """Say whether a model certainly puts out predictions: probabilities, one number, or the logits of its own loss.
+
+    A linear dense layer puts out logits where the model is compiled with a crossentropy. Where it is not, nobody knows:
+    it may be a head, or the projection of features.
+
+    Args:
+        model: ``keras.Model`` with one output.
+
+    Returns:
+        bool.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.heads import is_predictor
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> is_predictor(model)
+        False
+        >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> is_predictor(model)
+        True
+    """
+    import keras
+
+    units = model.outputs[0].shape
+    losses = [getattr(loss, "name", loss) for loss in keras.tree.flatten(compile_settings(model).get("loss"))]
+    classifies = any("crossentropy" in str(getattr(loss, "__name__", loss)) for loss in losses)
+    return has_head(model) or (len(units) == 2 and units[-1] == 1) or (ends_in_logits(model) and classifies)
+
+
+def _pools(model):
+    """Say whether the last layers are those of a head that begins at a feature map or a sequence."""
+    made_by = {id(t): node for node in graph_nodes(model) for t in node.output_tensors}
+    output = functional_graph(model).outputs[0]
+    return any(len(tensor.shape) > 2 for tensor in _head_chain(output, made_by))
+
+
+def last_units(model):
+    """Describe the last layer of a model for a message.
+
+    Args:
+        model: ``keras.Model`` with one output.
+
+    Returns:
+        str.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.heads import last_units
+        >>> last_units(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+        '2 linear units'
+    """
+    names = {"logits": "linear"}
+    activation = output_activation(model)
+    units = model.outputs[0].shape[-1]
+    return f"{units} {names.get(activation, activation)} unit{'' if units == 1 else 's'}"
 
 
 def task_of(model):
@@ -135,8 +227,8 @@ def task_of(model):
 def output_activation(model):
     """Return the activation behind the output of a model, read from its graph.
 
-    Looks through nested models, ``Activation("linear")``, ``Identity`` and casts to another dtype. A softmax may be a
-    layer, the ``activation`` of a layer, or ``keras.ops.softmax``.
+    Looks through nested models, ``Activation("linear")``, ``Identity``, casts to another dtype, and reshaping that
+    leaves the last axis as it is. A softmax may be a layer, the ``activation`` of a layer, or ``keras.ops.softmax``.
 
     Args:
         model: ``keras.Model``.
@@ -156,39 +248,49 @@ def output_activation(model):
 
     if len(getattr(model, "outputs", None) or ()) > 1:
         return "other"
-    for operation in _from_output(model):
+    for operation, shape, before in _from_output(model):
+        while isinstance(operation, (layers.TimeDistributed, layers.SpectralNormalization)):
+            operation = operation.layer
         kind = type(operation).__name__
         if kind in ("Softmax", "Sigmoid"):  # layers and keras.ops
-            return "other" if getattr(operation, "axis", -1) not in (-1, 1) else kind.lower()
-        activation = getattr(getattr(operation, "activation", None), "__name__", None)
+            last = (-1, 1) if len(shape) == 2 else (-1, len(shape) - 1)
+            return "other" if getattr(operation, "axis", -1) not in last else kind.lower()
+        activation = _activation_name(operation)
         if activation in ("softmax", "sigmoid"):
             return activation
         if activation == "linear" and not isinstance(operation, layers.Activation):
             return "logits"
-        if activation != "linear" and kind not in _NEUTRAL:
+        reshapes = kind in _RESHAPING and before is not None and before[-1] == shape[-1]
+        if activation != "linear" and kind not in _NEUTRAL and not reshapes:
             return "other"
     return "other"
 
 
+def _activation_name(operation):
+    """Return the name of a layer's activation, which may be a function of Keras, TensorFlow or a layer."""
+    activation = getattr(operation, "activation", None)
+    name = getattr(activation, "__name__", None) or type(activation).__name__.lower()
+    return {"softmax_v2": "softmax"}.get(name, name)
+
+
 def _from_output(model, index=0):
-    """Yield layers and operations from the output back to the input, nested models opened, while there is one way."""
+    """Yield what computes the output, back to the input, nested models opened, while there is one way.
+
+    Each is ``(operation, shape of its output, shape of its input)``; shapes of a subclassed model are ``None``.
+    """
     import keras
 
-    if isinstance(model, keras.Sequential):
-        for layer in reversed(model.layers):
-            yield from _from_output(layer) if isinstance(layer, keras.Model) else (layer,)
-        return
     nodes = graph_nodes(model)
     if nodes is None:
-        yield model
+        yield model, None, None
         return
     made_by = {id(t): node for node in nodes for t in node.output_tensors}
-    tensor = keras.tree.flatten(model.outputs)[index]
+    tensor = keras.tree.flatten(functional_graph(model).outputs)[index]
     while not (node := made_by[id(tensor)]).is_input:
         if isinstance(node.operation, keras.Model):
             yield from _from_output(node.operation, [id(t) for t in node.output_tensors].index(id(tensor)))
         else:
-            yield node.operation
+            yield node.operation, tensor.shape, node.input_tensors[0].shape if node.input_tensors else None
         if len(node.input_tensors) != 1:
             return
         tensor = node.input_tensors[0]

@@ -98,6 +98,8 @@ def with_precision(model, policy):
     """
     import keras
 
+    from thaw.models.preprocessing import finalize_normalizations
+
     plain = {"float32", "mixed_float16", "mixed_bfloat16"} - {policy}
     changes = []
 
@@ -119,6 +121,7 @@ def with_precision(model, policy):
             return model
         again = type(model).from_config(config)
         again.set_weights(model.get_weights())
+        finalize_normalizations(again)
         return again
     raise ValueError(f"{model.name} is a subclassed model, whose precision cannot be changed; leave precision out.")
 

@@ -158,7 +158,29 @@ def rebuild(model, before=None, *, after=None, input_shape=None):
 
     copy = keras.models.clone_model(net, input_tensors=pixels, call_function=call)
     copy.set_weights(net.get_weights())
-    for layer in sublayers(copy):
-        if isinstance(layer, keras.layers.Normalization) and layer.weights:
-            layer.finalize_state()  # it computes with a second copy of its weights
+    finalize_normalizations(copy)
     return copy
+
+
+def finalize_normalizations(model):
+    """Let every ``Normalization`` layer, nested ones included, compute with the weights that were set from outside.
+
+    The layer computes with a second copy of its mean and variance, which only its own loading brings up to date
+    (keras#20147).
+
+    Args:
+        model: ``keras.Model``.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Normalization()])
+        >>> model.set_weights([np.array([5.0]), np.array([1.0]), np.array(0)])
+        >>> finalize_normalizations(model)
+        >>> float(model(np.array([[5.0]]))[0, 0])
+        0.0
+    """
+    import keras
+
+    for layer in sublayers(model):
+        if isinstance(layer, keras.layers.Normalization) and layer.built:
+            layer.finalize_state()

@@ -58,7 +58,8 @@ def stages_of(model):
     The stages are read from the graph, never from names: in a convolutional network a stage begins where the spatial
     grid halves, in a transformer each repeated block is a stage, elsewhere each layer with weights. The boundary is
     where the fewest bytes cross. The head is everything behind the last feature map (or the last block, or the last
-    hidden layer); a backbone that ends in a feature map has none.
+    hidden layer); a backbone that ends in a feature map has none. In a decoder (U-Net) each upsampling begins a stage,
+    and the last layer with weights is the head.
 
     Args:
         model: built ``keras.Model``, flat or nested.
@@ -192,6 +193,11 @@ def _starts(calls, sizes):
     """Return the positions where stages begin, and that of the head, or ``None`` if there is none."""
     spatial = [i for i, call in enumerate(calls) if _grid(call) is not None and _grid(call) > 1]
     blocks = _repeated_blocks(calls)
+    upsampling = [i for i, call in enumerate(calls) if _enlarges(call)]
+    if upsampling and not blocks and spatial[-1] == len(calls) - 1:  # a decoder, whose last layer predicts a map
+        head = [i for i, c in enumerate(calls) if weights_of(c.layer) and not _is_norm(c)][-1]
+        encoder = _grid_starts(calls[: upsampling[0]], sizes)
+        return [*encoder, *(i for i in upsampling if i < head), head], head
     if spatial and not blocks:
         head = spatial[-1] + 1 if spatial[-1] + 1 < len(calls) else None
         return _grid_starts(calls[:head], sizes) + ([] if head is None else [head]), head
@@ -202,8 +208,25 @@ def _starts(calls, sizes):
         head = _after_last_block(calls, blocks, tail)
         return blocks + ([] if head is None else [head]), head
     weighted = [i for i, c in enumerate(calls) if weights_of(c.layer)]
-    hidden = [i for i in weighted if not type(calls[i].layer).__name__.endswith("Normalization")] or weighted
+    hidden = [i for i in weighted if not _is_norm(calls[i])] or weighted
     return hidden[1:], hidden[-1]
+
+
+def _is_norm(call):
+    from keras import layers
+
+    # SpectralNormalization, a wrapper, holds the weights of the layer inside.
+    return type(call.layer).__name__.endswith("Normalization") and not isinstance(call.layer, layers.Wrapper)
+
+
+def _enlarges(call):
+    """Say whether a call makes a map larger, as in a decoder; padding, and spreading one position, do not count."""
+    from keras import layers
+
+    grids = [n for shape in call.input_shapes if (n := _grid_of(shape)) is not None and n > 1]
+    now = _grid(call)
+    larger = bool(grids) and now is not None and now >= 2 * max(grids)
+    return larger and not isinstance(call.layer, layers.ZeroPadding2D)
 
 
 def _grid_starts(calls, sizes):
@@ -303,7 +326,10 @@ def _named(groups, shapes, crossing, *, has_head):
 
 def _grid(call):
     """Return the number of spatial positions of a call's output, or ``None`` if it has no height and width."""
-    shape = call.shapes[0] if call.shapes else ()
+    return _grid_of(call.shapes[0] if call.shapes else ())
+
+
+def _grid_of(shape):
     if len(shape) != 4:
         return None
     import keras

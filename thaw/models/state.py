@@ -19,8 +19,8 @@ from thaw._keras import (
 def preserve_model(model):
     """Restore a model and the global random state at the end of the block, bit-identical, also after an error.
 
-    Restored are the weights and the state of random layers, the ``trainable`` flags, the compilation with the optimizer
-    and the metrics and the values that they hold, and the random states of Python, NumPy and Keras.
+    Restored are the weights and the state of random and of stateful layers, the ``trainable`` flags, the compilation
+    with the optimizer and the metrics and the values that they hold, and the random states of Python, NumPy and Keras.
 
     Args:
         model: built ``keras.Model``, compiled or not.
@@ -41,7 +41,8 @@ def preserve_model(model):
     """
     import keras
 
-    variables = {id(v): v for v in [*model.variables, *model.metrics_variables, *_compiled_variables(model)]}.values()
+    variables = [*model.variables, *state_variables(model), *model.metrics_variables, *_compiled_variables(model)]
+    variables = {id(v): v for v in variables}.values()
     restore_settings = _capture_settings(model, variables)
     values = [(v.value, v.numpy()) for v in variables]
     metrics = [
@@ -298,3 +299,62 @@ def seed_everything(seed):
 
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
+
+
+def stateful_layers(model):
+    """Return the recurrent layers of a built model that pass the states of one batch on to the next.
+
+    Args:
+        model: ``keras.Model``.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.state import stateful_layers
+        >>> gru = keras.layers.GRU(2, stateful=True, name="gru")
+        >>> model = keras.Sequential([keras.Input(batch_shape=(8, 5, 3)), gru, keras.layers.Dense(2)])
+        >>> [layer.name for layer in stateful_layers(model)]
+        ['gru']
+    """
+    return [layer for layer in sublayers(model) if getattr(layer, "stateful", False) and getattr(layer, "states", None)]
+
+
+def state_variables(model):
+    """Return the variables in which the stateful layers of a model keep the states of a batch for the next.
+
+    Args:
+        model: ``keras.Model``.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.state import state_variables
+        >>> lstm = keras.layers.LSTM(2, stateful=True)
+        >>> model = keras.Sequential([keras.Input(batch_shape=(8, 5, 3)), lstm])
+        >>> [tuple(v.shape) for v in state_variables(model)]
+        [(8, 2), (8, 2)]
+    """
+    import keras
+
+    # Stacked cells have a list of states each.
+    return keras.tree.flatten([layer.states for layer in stateful_layers(model)])
+
+
+def stateful_batch_size(model):
+    """Return the first stateful layer of a model and the only size of batch that it takes.
+
+    Args:
+        model: ``keras.Model``.
+
+    Returns:
+        ``(layer, examples)``; ``None`` where no layer is stateful.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.state import stateful_batch_size
+        >>> cells = [keras.layers.LSTMCell(2), keras.layers.GRUCell(3)]
+        >>> stacked = keras.layers.RNN(cells, stateful=True, name="stacked")
+        >>> layer, examples = stateful_batch_size(keras.Sequential([keras.Input(batch_shape=(8, 5, 3)), stacked]))
+        >>> layer.name, examples
+        ('stacked', 8)
+    """
+    states = state_variables(model)
+    return (stateful_layers(model)[0], states[0].shape[0]) if states else None

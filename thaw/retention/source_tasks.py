@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,41 @@ class SourceTask:
 
     @classmethod
     def of(cls, model, **fields):
-        """Make the source task of a model: with a head, where it ends in the probabilities of classes.
+        """Make the source task of a model: with a head, where it ends in the probabilities or logits of classes.
 
         Args:
-            model: a ``keras.Model`` with or without a head; or a :class:`SourceTask`, which is returned.
+            model: a ``keras.Model`` with or without a head; or a :class:`SourceTask`, which is returned. A last linear
+                dense layer is taken for the head, as in a file.
             fields: the other arguments of :class:`SourceTask`.
+
+        Raises:
+            ValueError: the model is all head: nothing is left before its dense layers.
+
+        Warns:
+            UserWarning: the last layer is a linear dense layer, and no loss of the model says whether it puts out
+                logits or features.
+
+        Example:
+            >>> import keras
+            >>> from thaw.retention import SourceTask
+            >>> net = [keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()]
+            >>> model = keras.Sequential([*net, keras.layers.Dense(5, "softmax")])
+            >>> SourceTask.of(model).backbone.output_shape
+            (None, 6, 6, 4)
         """
-        from thaw.models.heads import has_head, remove_head
+        from thaw.models.heads import ends_in_logits, has_head, is_predictor, last_units, remove_head
 
         if isinstance(model, cls):
             return model
-        if has_head(model):
+        if has_head(model) or ends_in_logits(model):
+            if not is_predictor(model):
+                warnings.warn(
+                    f"{model.name} ends in {last_units(model)}, which are taken for the logits of classes and left "
+                    "out of the backbone, with the layers before them up to the last feature map; if they are "
+                    "features, pass SourceTask(backbone=model), and if they are logits, compile the model with a "
+                    "crossentropy.",
+                    stacklevel=2,
+                )
             return cls(backbone=remove_head(model), model=model, **fields)
         return cls(backbone=model, **fields)
 
@@ -132,7 +157,7 @@ def source_task(
             "A network with random weights knows nothing that it could forget; leave --retain and --max-forgetting out."
         )
     model = backbone(name, head=True, **options)
-    bare = remove_head(model)  # also of logits, which SourceTask.of cannot tell from features
+    bare = remove_head(model)
     source = SourceTask(backbone=bare, model=None if bare is model else model)
     if source.model is None and is_needed:  # refused, with the reason
         examples = () if retain is not None else None
@@ -226,14 +251,17 @@ def source_images(
 
 def _read_files(source):
     """Return paths, and names of classes or ``None`` where there is none."""
-    from thaw.data.files import IMAGE_SUFFIXES, read_csv, read_folders
+    from thaw.data.files import list_folder, read_folders
+    from thaw.data.image_paths import IMAGE_SUFFIXES, suffix_of
+    from thaw.data.tables import read_csv
 
     if not source.exists():
         raise FileNotFoundError(
             f"{source} does not exist; expected a folder or a CSV file of images of the source task."
         )
-    if source.is_dir() and not any(path.is_dir() for path in source.iterdir() if not path.name.startswith(".")):
-        files = sorted(str(path) for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    folders, loose = list_folder(source) if source.is_dir() else ([], [])
+    if source.is_dir() and not folders:
+        files = [file for file in loose if suffix_of(file) in IMAGE_SUFFIXES]
         if not files:
             raise ValueError(f"{source} holds no images; expected some of the source task.")
         return files, [None] * len(files)

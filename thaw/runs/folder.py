@@ -46,7 +46,8 @@ def write_run(folder, model, labels, *, plan, tables, metrics, about=None, confi
         The manifest, a dict.
 
     Raises:
-        ValueError: columns of different lengths, or an absolute path in ``about``.
+        ValueError: columns of different lengths, an absolute path in ``about``, or a model whose file would not open
+            again, such as one with a ``Lambda`` layer.
         OSError: the disk is full or cannot be written to; the files that were there before are intact.
 
     Example:
@@ -61,9 +62,13 @@ def write_run(folder, model, labels, *, plan, tables, metrics, about=None, confi
         >>> open_run(folder).labels
         ('cat', 'dog')
     """
+    from thaw.models.loading import unsaveable_reason
+
     folder = Path(folder)
     about = to_jsonable(about or {})
     _refuse_absolute_paths(about)
+    if reason := unsaveable_reason(model):
+        raise ValueError(" ".join(reason))
     contents = {
         "model.keras": model.save,
         "labels.json": write_text(to_json([str(name) for name in labels])),
@@ -210,7 +215,8 @@ class Run:
     Attributes:
         folder: path of the run folder.
         manifest: dict: versions, seed, and the SHA-256 of every file.
-        model: plain ``keras.Model``, not compiled; loaded on first use.
+        model: plain ``keras.Model``, not compiled; loaded on first use. Classes of your own that it has must be
+            registered by then (``keras.saving.register_keras_serializable``).
         labels: tuple of class names, in the order of the model's outputs.
         task: :class:`thaw.Classification` of these labels.
         plan: :class:`thaw.Plan` of the training.
@@ -233,9 +239,9 @@ class Run:
 
     @functools.cached_property
     def model(self):
-        import keras
+        from thaw.models.loading import load_model_file
 
-        return keras.models.load_model(self.folder / "model.keras", safe_mode=True, compile=False)
+        return load_model_file(self.folder / "model.keras")
 
     @functools.cached_property
     def labels(self):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from thaw._validation import as_int
@@ -128,7 +130,8 @@ def evaluate_files(model, source, labels, *, batch_size=32, progress=None):
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: a class that the model does not know, or no image that can be read.
+        ValueError: a class that the model does not know or that may be either of two labels, or no image that can be
+            read.
     """
     from thaw.data.files import read_files
     from thaw.data.image_checks import check_images
@@ -137,11 +140,7 @@ def evaluate_files(model, source, labels, *, batch_size=32, progress=None):
 
     columns, _ = read_files(source)
     files, classes = columns["image"], columns["label"]
-    unknown = sorted({name for name in classes if name is not None} - set(labels))
-    if unknown:
-        raise ValueError(
-            f"{source} has a class {unknown[0]!r} that the model does not know; it knows {', '.join(labels)}."
-        )
+    number = _label_numbers(source, {name for name in classes if name is not None}, labels)
     size = model.input_shape[1]
     checked = check_images(
         files, classes, read=lambda content, key: cache_decoded(content, key, size), progress=progress
@@ -149,12 +148,36 @@ def evaluate_files(model, source, labels, *, batch_size=32, progress=None):
     readable = [i for i in range(len(files)) if i not in checked.bad and classes[i] is not None]
     if not readable:
         raise ValueError(f"{source} has no image that can be read.")
-    number = {name: i for i, name in enumerate(labels)}
     dataset = Dataset(
         x=np.array([checked.read[i] for i in readable]),
         y=np.array([number[classes[i]] for i in readable]),
         load=load_decoded(size),
     )
     metrics = evaluate(model, dataset, labels=labels, batch_size=batch_size)
-    outside = {i: "lies outside every class folder" for i, name in enumerate(classes) if name is None}
+    why = "lies outside every class folder" if Path(source).is_dir() else "has no label"
+    outside = {i: why for i, name in enumerate(classes) if name is None}
     return metrics | {"rejected": {files[i]: reason for i, reason in sorted((outside | checked.bad).items())}}
+
+
+def _label_numbers(source, classes, labels):
+    """Map each class to the number of the label that is the same text, or else of the one that looks the same."""
+    from thaw.data.class_names import class_name
+
+    exact, alike = {name: i for i, name in enumerate(labels)}, {}
+    for i, name in enumerate(labels):
+        alike.setdefault(class_name(name), []).append(i)
+    numbers = {}
+    for name in sorted(classes):
+        found = [exact[name]] if name in exact else alike.get(class_name(name), [])
+        if not found:
+            raise ValueError(
+                f"{source} has a class {name!r} that the model does not know; it knows {', '.join(labels)}."
+            )
+        if len(found) > 1:  # labels of a run from before such names were one class; in ASCII, the difference is seen
+            either = " and ".join(ascii(labels[i]) for i in found)
+            raise ValueError(
+                f"{source} has a class {name!r}, and the model has the labels {either}, which look the same; "
+                "evaluate arrays of pixels and class numbers instead."
+            )
+        numbers[name] = found[0]
+    return numbers

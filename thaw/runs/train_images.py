@@ -91,6 +91,7 @@ def tune_images(
     from thaw.finetune import fine_tune
     from thaw.models.backbone import input_size
     from thaw.models.heads import attach_head
+    from thaw.models.loading import unsaveable_reason
     from thaw.models.stages import stages_of
     from thaw.retention.monitor import ForgettingMonitor
     from thaw.retention.source_tasks import SourceTask
@@ -103,6 +104,8 @@ def tune_images(
     folder, source, task = Path(folder), SourceTask.of(backbone), splits.task
     train = splits.train.weighted(splits.class_weight)
     input_size(source.backbone)
+    if reason := unsaveable_reason(source.backbone):
+        raise ValueError(" ".join(reason))  # now, not when the trained model is written
     refuse_finished(folder)
     with lock_run(folder):
         refuse_finished(folder)

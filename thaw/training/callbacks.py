@@ -1,14 +1,16 @@
-"""Callbacks: the events of thaw, the best weights, divergence and history."""
+"""Callbacks: the events of thaw, the user's own over all phases, the best weights, divergence and history."""
 
 from __future__ import annotations
 
 import math
+import string
 import time
 
 import keras
 import numpy as np
 
-from thaw._keras import learning_rate_of_last_step, moving_averages
+from thaw._keras import compile_settings, learning_rate_of_last_step, moving_averages, sublayers
+from thaw.tasks import metric_name, monitor_of
 
 
 class TuneCallback(keras.callbacks.Callback):
@@ -90,6 +92,109 @@ def notify(callbacks, event, *arguments):
     for callback in callbacks:
         if isinstance(callback, TuneCallback):
             getattr(callback, event)(*arguments)
+
+
+class UserCallbacks(keras.callbacks.Callback):
+    """Let the user's callbacks see the phases of a run as one training of the whole model.
+
+    To Keras each phase is a ``fit`` of its own, perhaps of the suffix alone: ``CSVLogger`` would write over the rows of
+    the phase before, MLflow's callback would log its parameters twice, and ``ModelCheckpoint`` would save the suffix.
+    So the callbacks get the whole model, ``on_train_begin`` before the first epoch of the run and ``on_train_end``
+    after its last, and ``params["epochs"]`` counts the epochs of all phases. ``EarlyStopping`` and
+    ``ReduceLROnPlateau`` begin again in each phase, whose rate is another. A :class:`TuneCallback`, which knows the
+    phases, gets the last epoch of the present one.
+
+    Args:
+        callbacks: a list of Keras callbacks.
+        model: the whole ``keras.Model``.
+        resumed: whether an earlier call began the run; ``CSVLogger`` then appends to its rows. Default ``False``.
+        verbose: 0, 1 or 2, for ``params["verbose"]``. Default 0.
+
+    Attributes:
+        later_epochs: epochs of the phases after the present one. Default 0.
+
+    Example:
+        >>> import keras
+        >>> from thaw.training.callbacks import UserCallbacks
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> show = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: print("begin"))
+        >>> run = UserCallbacks([show], model)
+        >>> run.on_train_begin()
+        begin
+        >>> run.on_train_begin()  # of the second phase
+    """
+
+    def __init__(self, callbacks, model, resumed=False, verbose=0):
+        super().__init__()
+        self.callbacks, self.whole, self.verbose = callbacks, model, verbose
+        self.begun, self.last_logs, self.later_epochs = False, None, 0
+        for callback in callbacks:
+            if resumed and isinstance(callback, keras.callbacks.CSVLogger):
+                callback.append = True
+
+    def set_params(self, params):
+        params = params | {"verbose": self.verbose}
+        whole = params | {"epochs": params["epochs"] + self.later_epochs}
+        for callback in self.callbacks:
+            callback.set_params(params if isinstance(callback, TuneCallback) else whole)
+
+    def set_model(self, model):
+        if not self.begun:  # once: TensorBoard opens its files here
+            for callback in self.callbacks:
+                callback.set_model(self.whole)
+
+    def on_train_begin(self, logs=None):
+        for callback in self.callbacks:
+            if not self.begun or isinstance(callback, _ONE_PHASE):
+                callback.on_train_begin(logs)
+        self.begun = True
+
+    def on_train_end(self, logs=None):
+        self.last_logs = logs
+        for callback in self.callbacks:
+            if isinstance(callback, _ONE_PHASE):
+                callback.on_train_end(logs)
+
+    def finish(self):
+        """End the training, after its last phase."""
+        for callback in self.callbacks if self.begun else ():
+            if not isinstance(callback, _ONE_PHASE):
+                callback.on_train_end(self.last_logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for callback in self.callbacks:
+            callback.on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        for callback in self.callbacks:
+            callback.on_epoch_end(epoch, logs)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_train_batch_begin(batch, logs=logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs=logs)
+
+    def on_test_begin(self, logs=None):
+        for callback in self.callbacks:
+            callback.on_test_begin(logs)
+
+    def on_test_end(self, logs=None):
+        for callback in self.callbacks:
+            callback.on_test_end(logs)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_test_batch_begin(batch, logs=logs)
+
+    def on_test_batch_end(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_test_batch_end(batch, logs=logs)
+
+
+_ONE_PHASE = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)  # they steer one phase
 
 
 class BestWeights(keras.callbacks.Callback):
@@ -201,7 +306,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            step = int(self.model.optimizer.iterations)
+            step = int(self.model.optimizer.iterations.numpy())
             rate = learning_rate_of_last_step(self.model.optimizer)
             raise FloatingPointError(
                 f'The loss became {loss} in phase "{self.phase}", epoch {self.epoch + 1}, batch {batch + 1} '
@@ -260,3 +365,97 @@ class StopWithModel(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.stop_training = self.model.stop_training or self.whole.stop_training
+
+
+def check_callbacks(callbacks, model, rates, *, validation, monitor=None):
+    """Refuse callbacks that could not do their work in a run of several phases, before the first epoch.
+
+    One that monitors a metric in its own ``mode="auto"`` gets the direction of the metric from here: Keras looks it up
+    in the model after the first epoch, and finds nothing there while only the suffix is fitted.
+
+    Args:
+        callbacks: a list of Keras callbacks.
+        model: the compiled ``keras.Model``.
+        rates: dict from the name of each phase to its learning rate, as :func:`thaw.training.lr_schedule` makes it.
+        validation: whether there are validation data.
+        monitor: name of the value by which ``fine_tune`` chooses the best epoch, to be looked up too. Default ``None``.
+
+    Raises:
+        ValueError: no callback; one that ``fine_tune`` replaces or that sets the rate which a schedule sets too; a
+            value to monitor, or to name a file by, that no epoch logs; or a metric without a direction.
+
+    Example:
+        >>> import keras
+        >>> from thaw.training.callbacks import check_callbacks
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> check_callbacks([keras.callbacks.EarlyStopping("val_acc")], model, {"all": 0.1}, validation=True)
+        Traceback (most recent call last):
+        ValueError: EarlyStopping monitors val_acc, which no epoch logs; expected one of loss, val_loss.
+    """
+    of_keras = keras.callbacks
+    names = _logged_names(callbacks, model, validation)
+    if monitor is not None:
+        _check_names(names, {monitor}, "fine_tune monitors")
+    for callback in callbacks:
+        kind = type(callback).__name__
+        if not isinstance(callback, of_keras.Callback):
+            shown = f"the class {callback.__name__}" if isinstance(callback, type) else f"a {kind}"
+            raise ValueError(f"callbacks holds {shown}; expected objects of keras.callbacks.Callback.")
+        if isinstance(callback, of_keras.BackupAndRestore):
+            raise ValueError(
+                "BackupAndRestore saves neither what is frozen in a phase nor the order of the examples; leave it out "
+                "and write fine_tune(..., backup_dir=...), which resumes bit-identically."
+            )
+        if isinstance(callback, of_keras.SwapEMAWeights):
+            raise ValueError(
+                "SwapEMAWeights swaps what fine_tune has swapped already; leave it out. With use_ema=True in the "
+                "optimizer the moving average is validated, and the best one is restored."
+            )
+        if isinstance(callback, (of_keras.ReduceLROnPlateau, of_keras.LearningRateScheduler)):
+            phase = next((name for name, rate in rates.items() if callable(rate)), None)
+            if phase is not None:
+                raise ValueError(
+                    f'{kind} sets the learning rate, and so does the schedule of phase "{phase}"; write '
+                    'schedule="constant" and warmup=0 in each Phase, or leave the callback out.'
+                )
+        is_saver = isinstance(callback, of_keras.ModelCheckpoint)
+        if hasattr(callback, "monitor_op") and (not is_saver or callback.save_best_only):
+            _check_names(names, {callback.monitor}, f"{kind} monitors")
+        if hasattr(callback, "monitor_op") and callback.mode == "auto":
+            callback.mode = monitor_of(model, callback.monitor, validation=validation)[1]
+        if is_saver:
+            fields = {field for _, field, _, _ in string.Formatter().parse(callback.filepath) if field}
+            if callback.save_freq == "epoch":
+                _check_names(names, fields - {"epoch"}, f'{kind} names its files "{callback.filepath}", by')
+            else:  # in the middle of an epoch nothing is validated
+                during = names and [name for name in names if not name.startswith("val_")]
+                _check_names(during, fields - {"epoch", "batch"}, f'{kind} names its files "{callback.filepath}", by')
+
+
+def _check_names(logged, wanted, what):
+    """Refuse names that are not among those that are logged; ``None`` where these are not known."""
+    missing = sorted(wanted - set(logged)) if logged is not None else ()
+    if missing:
+        raise ValueError(f"{what} {missing[0]}, which no epoch logs; expected one of {', '.join(logged)}.")
+
+
+def _logged_names(callbacks, model, validation):
+    """Names in the logs of an epoch; ``None`` where code of the user's own, or several outputs, may add others."""
+    own = any(
+        isinstance(callback, keras.callbacks.LambdaCallback)
+        or not type(callback).__module__.startswith(("keras.", "thaw.training"))
+        for callback in callbacks
+    )
+    usual = type(model).train_step is keras.Model.train_step and type(model).test_step is keras.Model.test_step
+    if own or not usual or len(getattr(model, "outputs", None) or ()) != 1:
+        return None
+    settings = compile_settings(model)
+    given = keras.tree.flatten([settings.get("metrics") or [], settings.get("weighted_metrics") or []])
+    inside = [metric for layer in sublayers(model, include_self=False) for metric in getattr(layer, "metrics", ())]
+    names = ["loss", *(metric_name(metric) for metric in [*given, *inside] if metric is not None)]
+    if len(set(names)) < len(names):  # Keras renames one of them
+        return None
+    names += [f"val_{name}" for name in names] if validation else []
+    steers = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
+    return names + (["learning_rate"] if any(isinstance(callback, steers) for callback in callbacks) else [])

@@ -6,12 +6,13 @@ import re
 import zipfile
 from pathlib import Path
 
-import keras
+import keras  # which brings the types of ml_dtypes, so that NumPy knows bfloat16 by its name
 import numpy as np
 
 from thaw._files import write_atomically
 from thaw._keras import compile_settings, sublayers
 from thaw.data.dataset import Dataset
+from thaw.models.state import state_variables
 from thaw.tasks import compiled_metrics, metric_name
 
 CHECKPOINT = "checkpoint.npz"  # its name in the folder of a run
@@ -86,8 +87,9 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def variables_of(model):
-    """Return the weights and the states of random generators, without the metrics, which a model gains in use."""
-    return [*model.trainable_variables, *model.non_trainable_variables]
+    """Return the weights and the states of random generators and of stateful layers, without the metrics, which a
+    model gains in use."""
+    return [*model.trainable_variables, *model.non_trainable_variables, *state_variables(model)]
 
 
 def assign(variables, values):
@@ -117,8 +119,11 @@ def write_checkpoint(file, meta, arrays):
     Raises:
         OSError: the disk is full or cannot be written to; the file that was there before is unharmed.
     """
-    flat = {f"{name}/{i}": array for name, values in arrays.items() for i, array in enumerate(values)}
-    text = np.frombuffer(json.dumps(meta | {"format": FORMAT}).encode(), np.uint8)
+    flat = {f"{name}/{i}": np.asarray(array) for name, values in arrays.items() for i, array in enumerate(values)}
+    # NumPy has no bfloat16 of its own, and cannot read what it writes of it: such arrays are written as bytes.
+    types = {key: array.dtype.name for key, array in flat.items() if array.dtype.isbuiltin == 2}
+    flat |= {key: flat[key].view(f"V{flat[key].itemsize}") for key in types}
+    text = np.frombuffer(json.dumps(meta | {"format": FORMAT, "types": types}).encode(), np.uint8)
     write_atomically(file, lambda path: np.savez(path, meta=text, **flat))
 
 
@@ -137,12 +142,14 @@ def read_checkpoint(file):
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as stored:
             meta = json.loads(stored["meta"].tobytes())
-            arrays = {}
+            types, arrays = meta.pop("types", {}), {}
             for key in stored.files:
                 name, _, index = key.partition("/")
                 if index:
-                    arrays.setdefault(name, {})[int(index)] = stored[key]
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+                    array = stored[key]
+                    array = array.view(np.dtype(types[key])) if key in types else array
+                    arrays.setdefault(name, {})[int(index)] = array
+    except (zipfile.BadZipFile, ValueError, TypeError, KeyError, EOFError) as error:
         raise ValueError(f"{file} is damaged ({error}); delete it to start the run from its beginning.") from error
     if meta.pop("format", None) != FORMAT:
         raise ValueError(
@@ -217,11 +224,11 @@ def fingerprint_run(model, plan, data, batch_size, seed, monitor=()):
             digest.update(part.content_keys.tobytes())
             for values in (*keras.tree.flatten(part.y), part.sample_weight):
                 if values is not None:
-                    digest.update(np.asarray(values).tobytes())
+                    digest.update(_bytes(values))
             # One example as the training sees it: how it is loaded, at what size, and how it is augmented.
             batch = next(iter(part.ordered(1, view=0, seed=seed)))
             for array in keras.tree.flatten(batch if part.y is None else batch[0]):
-                digest.update(np.asarray(array).tobytes())
+                digest.update(_bytes(array))
     # The same weights compute something else under another dtype policy.
     layers = [f"{type(layer).__name__} {layer.dtype_policy.name}" for layer in sublayers(model)]
     digest.update(" ".join(layers).encode())
@@ -237,6 +244,19 @@ def fingerprint_run(model, plan, data, batch_size, seed, monitor=()):
     digest.update(str(names).encode())
     digest.update(f"{plan.to_toml()} {batch_size} {seed} {monitor} {keras.__version__}".encode())
     return digest.hexdigest()
+
+
+def _bytes(values):
+    """Return the content of an array as bytes: an array of objects holds addresses, whose content is what counts."""
+    if isinstance(values, (bytes, str)):
+        return values if isinstance(values, bytes) else values.encode(errors="surrogatepass")
+    values = np.asarray(values)
+    if not values.dtype.hasobject:
+        return values.tobytes()
+    if values.ndim == 0:
+        return repr(values.item()).encode()
+    parts = map(_bytes, values.ravel())
+    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)  # with the length, nothing runs together
 
 
 def _without_names(config):

@@ -57,7 +57,8 @@ def forecast(model, plan, examples, *, batch_size=32, measure=True):
         A tuple of :class:`Forecast`, one for each phase.
 
     Raises:
-        ValueError: the plan names a stage that the model does not have.
+        ValueError: the plan names a stage that the model does not have; or, with ``measure``, the model takes inputs of
+            any length, or is subclassed.
 
     Example:
         >>> import keras
@@ -92,6 +93,10 @@ def _seconds(model, phase, examples, batch_size, cached_versions):
     import tensorflow as tf
 
     train, validation = (-(-n // batch_size) for n in examples)
+    lengths = {t.name: t.shape[1:] for t in getattr(model, "inputs", None) or ()}
+    if not lengths or any(None in shape for shape in lengths.values()):
+        what = f"takes inputs of any length ({lengths})" if lengths else "is a subclassed model, without an Input"
+        raise ValueError(f"{model.name} {what}, so that there is nothing to measure with; write measure=False.")
     prefix, suffix = None, model
     if phase.views:
         with contextlib.suppress(CannotSplit):
@@ -117,8 +122,11 @@ def _seconds(model, phase, examples, batch_size, cached_versions):
 
 
 def _noise(shape, dtype):
-    """Make random inputs: pixels for floats; ones for integers, which any table of words has."""
+    """Make random inputs: pixels for floats; ones for integers, which any table of words has; the same for texts."""
     import tensorflow as tf
+
+    if dtype == "string":
+        return tf.fill(shape, "1")
 
     if tf.as_dtype(dtype).is_floating:
         return tf.cast(tf.random.stateless_uniform(shape, (0, 0), 0, 255), dtype)

@@ -8,6 +8,7 @@ from thaw._keras import (
     inner_optimizer,
     patch_update_step,
     scale_weight_decay,
+    serialized_as,
     variable_key,
 )
 from thaw.models.stages import stages_of
@@ -66,8 +67,8 @@ def lr_schedule(schedule, peak, steps, warmup=0.1):
         warmup: fraction of the steps spent in the warm-up, from 0 to 1. Default 0.1.
 
     Returns:
-        A ``keras.optimizers.schedules.LearningRateSchedule``; or ``peak`` itself, a float that Keras' callbacks may
-        change, where the rate is constant without a warm-up.
+        A ``keras.optimizers.schedules.LearningRateSchedule``, which a saved model names by a class of Keras; or
+        ``peak`` itself, a float that Keras' callbacks may change, where the rate is the same in every step.
 
     Raises:
         ValueError: an unknown schedule, or a number outside its range.
@@ -88,8 +89,6 @@ def lr_schedule(schedule, peak, steps, warmup=0.1):
     if schedule not in ("cosine", "linear", "constant"):
         raise ValueError(f'schedule={schedule!r}; expected "cosine", "linear" or "constant".')
     warmup_steps = round(warmup * steps)
-    if schedule == "constant" and warmup_steps == 0:
-        return peak
     if schedule == "cosine":
         if warmup_steps == 0:
             return keras.optimizers.schedules.CosineDecay(peak, decay_steps=max(1, steps))
@@ -100,24 +99,41 @@ def lr_schedule(schedule, peak, steps, warmup=0.1):
             warmup_target=peak,
             warmup_steps=warmup_steps,
         )
-    return _piecewise_linear(peak, steps, warmup_steps, 0.0 if schedule == "linear" else peak)
+    if schedule == "linear" and warmup_steps < steps:
+        return _linear_decay(peak, steps, warmup_steps)
+    if warmup_steps <= 1:  # the first step has the peak already
+        return peak
+    # Constant after the warm-up: a cosine that ends where it begins.
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=peak / warmup_steps,
+        decay_steps=1,
+        alpha=1.0,
+        warmup_target=peak,
+        warmup_steps=warmup_steps - 1,
+    )
 
 
-def _piecewise_linear(peak, steps, warmup_steps, final):
-    """Make a schedule that rises to ``peak``, then goes linearly to ``final``; Keras has none."""
+def _linear_decay(peak, steps, warmup_steps):
+    """Make a schedule that rises to ``peak``, then goes linearly to zero, in a class that every Keras can open.
+
+    Keras has no warm-up before its ``PolynomialDecay``. The decay is one that began ``warmup_steps`` earlier, higher
+    than ``peak``, so that it is the same from the peak on; the warm-up keeps it below. A model that is saved names
+    ``PolynomialDecay``, which continues at the same rates, but for a file from the middle of the warm-up, which leaves
+    it out.
+    """
     import keras
 
-    class WarmupThenLinear(keras.optimizers.schedules.LearningRateSchedule):
+    public = keras.optimizers.schedules.PolynomialDecay
+    if warmup_steps == 0:
+        return public(peak, decay_steps=steps, end_learning_rate=0.0)
+
+    class WarmupThenLinear(public):
+        __class__ = serialized_as(public)
+
         def __call__(self, step):
-            step = ops.cast(step, "float32")
-            rising = peak * (step + 1) / max(1, warmup_steps)
-            progress = ops.clip((step - warmup_steps) / max(1, steps - warmup_steps), 0.0, 1.0)
-            return ops.where(step < warmup_steps, rising, peak + (final - peak) * progress)
+            return ops.minimum(peak * (ops.cast(step, "float32") + 1) / warmup_steps, super().__call__(step))
 
-        def get_config(self):
-            return {"peak": peak, "steps": steps, "warmup_steps": warmup_steps, "final": final}
-
-    return WarmupThenLinear()
+    return WarmupThenLinear(peak * steps / (steps - warmup_steps), decay_steps=steps, end_learning_rate=0.0)
 
 
 def layerwise_lr_decay(optimizer, model, decay):

@@ -1,0 +1,25 @@
+"""Twelve kinds of models go through the contract; benchmarks/contract.py does the same with all of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+CONTRACT = Path(__file__).parent.parent / "benchmarks" / "contract.py"
+WORKING = (
+    *("backbone_and_head", "nested_three_deep", "shared_backbone", "two_inputs_as_dict", "two_outputs_as_dict"),
+    *("text_vectorization", "attention_with_masks", "lora", "pure_bfloat16", "custom_layer"),
+)
+EXPECTED = {name: {} for name in WORKING} | {
+    "lambda_layer": {"open": "refused"},
+    "subclassed": {"inspect": "refused"},
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_contract(python, name):
+    code = "import sys, runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    done = python("-c", code, CONTRACT, name, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = json.loads(done.stdout)[name]
+    assert {cell: kind for cell, (kind, _) in cells.items() if kind != "works"} == EXPECTED[name], cells
