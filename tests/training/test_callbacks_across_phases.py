@@ -320,12 +320,23 @@ def at_half(epoch, rate=0.0):
     ],
 )
 def test_callbacks_that_cannot_work_are_refused_before_the_first_epoch(callback, words):
-    model, history = net(), callbacks.History()  # of Keras, so that the names in the logs are known
+    model, history = net(), callbacks.History()
     before = model.get_weights()
     with pytest.raises(ValueError, match=words):
         run([phase("a", 1), phase("b", 2, schedule="cosine", warmup=0.1)], [history, callback], model)
     assert not hasattr(history, "epoch")  # which Keras sets where a training begins
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_missing_metric_beside_a_callback_of_the_users():
+    """keras#13689: one that only listens adds no value to the logs."""
+
+    class Count(callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            raise AssertionError("an epoch began")
+
+    with pytest.raises(ValueError, match="EarlyStopping monitors val_acc, which no epoch logs; expected one of loss"):
+        run([phase(epochs=1)], [Count(), callbacks.EarlyStopping("val_acc", mode="max")])
 
 
 @pytest.mark.parametrize(("name", "validation"), [("val_acc", (X, Y)), ("val_accuracy", None)])

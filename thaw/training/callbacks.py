@@ -440,13 +440,18 @@ def _check_names(logged, wanted, what):
         raise ValueError(f"{what} {missing[0]}, which no epoch logs; expected one of {', '.join(logged)}.")
 
 
+def _may_add_logs(callback):
+    """Can it add a value for others to monitor? Only the logs that ``on_epoch_end`` gets are passed on."""
+    if "on_epoch_end" in getattr(callback, "__dict__", ()):  # of a LambdaCallback
+        return True
+    kind = type(callback)
+    of_ours = kind.__module__.startswith(("keras.", "thaw.training"))
+    return not of_ours and getattr(kind, "on_epoch_end", None) is not keras.callbacks.Callback.on_epoch_end
+
+
 def _logged_names(callbacks, model, validation):
     """Names in the logs of an epoch; ``None`` where code of the user's own, or several outputs, may add others."""
-    own = any(
-        isinstance(callback, keras.callbacks.LambdaCallback)
-        or not type(callback).__module__.startswith(("keras.", "thaw.training"))
-        for callback in callbacks
-    )
+    own = any(map(_may_add_logs, callbacks))
     usual = type(model).train_step is keras.Model.train_step and type(model).test_step is keras.Model.test_step
     if own or not usual or len(getattr(model, "outputs", None) or ()) != 1:
         return None
