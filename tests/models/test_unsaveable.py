@@ -106,7 +106,18 @@ def test_preflight():
     assert ("warning", what, "Write that layer as a class, or as Keras operations.") in found
 
 
+def lora_inside_attention():
+    layer = layers.MultiHeadAttention(1, 2)
+    inputs = keras.Input((4,))
+    x = keras.ops.expand_dims(inputs, -1)
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(layer(x, x))))
+    layer.query_dense.enable_lora(2)
+    layer.query_dense.lora_kernel_b.assign_add(keras.ops.ones_like(layer.query_dense.lora_kernel_b))
+    return model
+
+
 SAVED = {
+    "LoRA": lora_inside_attention,
     "of Keras": lambda: net(layers.Dense(3, "relu"), layers.Dropout(0.5), layers.BatchNormalization()),
     "registered": lambda: net(Complete(7)),
     "operations": lambda: keras.Model(

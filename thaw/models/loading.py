@@ -290,9 +290,14 @@ def unsaveable_reason(model):
     except Exception as error:
         reason, advice = explain_load_error(error)
         return f"{cannot} ({reason}).", _sentence(advice if _UNKNOWN.search(str(error)) else _GET_CONFIG)
-    if [w.shape for w in again.weights] != [w.shape for w in model.weights]:
+    if _shapes(again) != _shapes(model):
         return f"{cannot} (its configuration makes weights of other shapes).", _sentence(_GET_CONFIG)
     return None
+
+
+def _shapes(model):
+    # A layer that is saved adds the product of its LoRA weights to its kernel, and needs none where it is loaded.
+    return [w.shape for w in model.weights if not w.name.startswith("lora_")]
 
 
 def _sentence(text):
