@@ -229,6 +229,22 @@ def compiled_metrics(model):
     return [metric for metric in given if metric is not None]
 
 
+def all_compiled_metrics(model):
+    """Return all metrics as they were given to ``compile``, the weighted ones after the others.
+
+    Args:
+        model: a compiled ``keras.Model``.
+
+    Returns:
+        A list of names, functions and objects; empty where there are none.
+    """
+    import keras
+
+    settings = compile_settings(model)
+    given = keras.tree.flatten([settings.get("metrics") or [], settings.get("weighted_metrics") or []])
+    return [metric for metric in given if metric is not None]
+
+
 def metric_name(metric):
     """Return the name of a metric in the logs.
 

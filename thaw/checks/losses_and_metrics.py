@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from thaw._keras import compile_settings
 from thaw.models.heads import output_activation
-from thaw.tasks import compiled_metrics, metric_name
+from thaw.tasks import all_compiled_metrics, compiled_metrics, metric_name
 
 
 def loss_name(loss):
@@ -113,9 +112,8 @@ def misread_metrics(model):
         return []
     if "crossentropy" not in loss_name(losses[0])[0]:
         return []  # a regression, say
-    units, settings = model.outputs[0].shape[-1], compile_settings(model)
-    given = keras.tree.flatten([settings.get("metrics") or [], settings.get("weighted_metrics") or []])
-    found = [(metric, _fix_for_logits(metric, units)) for metric in given if metric is not None]
+    units = model.outputs[0].shape[-1]
+    found = [(metric, _fix_for_logits(metric, units)) for metric in all_compiled_metrics(model)]
     return [(metric_name(metric), fix) for metric, fix in found if fix]
 
 

@@ -117,9 +117,7 @@ def has_head(model):
         >>> has_head(keras.Sequential(net)), has_head(keras.Sequential([*net, keras.layers.Softmax()]))
         (False, True)
     """
-    outputs = getattr(model, "outputs", None) or ()
-    flat = len(outputs) == 1 and len(outputs[0].shape) == 2
-    return flat and output_activation(model) in ("softmax", "sigmoid")
+    return _ends_in(model, "softmax", "sigmoid")
 
 
 def ends_in_logits(model):
@@ -138,8 +136,13 @@ def ends_in_logits(model):
         >>> ends_in_logits(keras.Sequential(net)), ends_in_logits(keras.Sequential([*net, keras.layers.ReLU()]))
         (True, False)
     """
+    return _ends_in(model, "logits")
+
+
+def _ends_in(model, *activations):
+    """Does the model have one output ``(units,)`` behind one of these activations?"""
     outputs = getattr(model, "outputs", None) or ()
-    return len(outputs) == 1 and len(outputs[0].shape) == 2 and output_activation(model) == "logits"
+    return len(outputs) == 1 and len(outputs[0].shape) == 2 and output_activation(model) in activations
 
 
 def is_predictor(model):

@@ -9,8 +9,8 @@ import time
 import keras
 import numpy as np
 
-from thaw._keras import compile_settings, learning_rate_of_last_step, moving_averages, sublayers
-from thaw.tasks import metric_name, monitor_of
+from thaw._keras import learning_rate_of_last_step, moving_averages, sublayers
+from thaw.tasks import all_compiled_metrics, metric_name, monitor_of
 
 
 class TuneCallback(keras.callbacks.Callback):
@@ -455,10 +455,8 @@ def _logged_names(callbacks, model, validation):
     usual = type(model).train_step is keras.Model.train_step and type(model).test_step is keras.Model.test_step
     if own or not usual or len(getattr(model, "outputs", None) or ()) != 1:
         return None
-    settings = compile_settings(model)
-    given = keras.tree.flatten([settings.get("metrics") or [], settings.get("weighted_metrics") or []])
     inside = [metric for layer in sublayers(model, include_self=False) for metric in getattr(layer, "metrics", ())]
-    names = ["loss", *(metric_name(metric) for metric in [*given, *inside] if metric is not None)]
+    names = ["loss", *(metric_name(metric) for metric in [*all_compiled_metrics(model), *inside])]
     if len(set(names)) < len(names):  # Keras renames one of them
         return None
     names += [f"val_{name}" for name in names] if validation else []
