@@ -40,8 +40,8 @@ def tux_paint(seed):
         return load_images(folder, image_size=224, seed=seed), 224
 
 
-def fashion(seed):
-    """500 training pictures of ten kinds of clothes, 28 x 28, brought to 96 x 96; 1,000 test pictures."""
+def fashion(seed, n_train=500):
+    """Training pictures of ten kinds of clothes, 28 x 28, brought to 96 x 96; 150 to validate, 1,000 to test."""
     folder = next(DATA.glob("dataset-fashion-mnist/**/fashion-mnist"))
 
     def read(name, offset):
@@ -49,14 +49,14 @@ def fashion(seed):
 
     x = np.concatenate([read(f"{part}-images-idx3-ubyte", 16).reshape(-1, 28, 28, 1) for part in ("train", "t10k")])
     y = np.concatenate([read(f"{part}-labels-idx1-ubyte", 8) for part in ("train", "t10k")]).astype("int64")
-    chosen = np.random.default_rng(seed).permutation(60_000)[:650]
+    chosen = np.random.default_rng(seed).permutation(60_000)[: n_train + 150]
     tested = 60_000 + np.random.default_rng(seed).permutation(10_000)[:1000]
 
     def examples(indices):
         large = tf.image.resize(np.repeat(x[indices], 3, -1), (96, 96)).numpy().astype("float32")
         return Dataset(x=large, y=y[indices])
 
-    parts = {"train": examples(chosen[:500]), "validation": examples(chosen[500:]), "test": examples(tested)}
+    parts = {"train": examples(chosen[:n_train]), "validation": examples(chosen[n_train:]), "test": examples(tested)}
     return dataclasses.make_dataclass("Clothes", [*parts, "labels"])(**parts, labels=tuple("0123456789")), 96
 
 

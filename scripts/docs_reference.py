@@ -6,10 +6,12 @@ that no list of names is kept by hand.
 
 import importlib
 import re
+import textwrap
 
 import griffe
 
 MARK = re.compile(r"^<!-- reference: ([\w.]+) -->$", re.M)
+RETURNS = re.compile(r"^Returns:\n((?: +.*\n?|\n)+)", re.M)
 
 
 def public_names(package):
@@ -30,4 +32,6 @@ class Docstrings(griffe.Extension):
     def on_object(self, *, obj, **others):
         if obj.docstring:
             text = re.sub(r":(?:func|class|meth|mod|attr|data):`~?([^`]+)`", r"`\1`", obj.docstring.value)
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", text, flags=re.M)
+            text = re.sub(r"^Example:$", "Examples:", text, flags=re.M)
+            # What is returned has no name, and would be a list of one point without one.
+            obj.docstring.value = RETURNS.sub(lambda part: f"**Returns:**\n\n{textwrap.dedent(part[1])}", text)

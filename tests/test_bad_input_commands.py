@@ -142,6 +142,12 @@ def test_as_many_bad_files_as_are_put_up_with(place, tmp_path, capsys):
     assert code == 2
     assert "2 of 24 files are bad, more than the accepted 5%" in err
     assert thaw(capsys, *command, "--max-bad", "0.1")[0] == 0
+    code, out, _ = thaw(capsys, "check", tmp_path / "photos")
+    assert code == 1
+    assert out.startswith("error: 2 of 24 files are bad, more than the 5% that thaw tune accepts. Repair or remove")
+    code, out, _ = thaw(capsys, "check", tmp_path / "photos", "--max-bad", "0.1")
+    assert code == 0
+    assert "error:" not in out
 
 
 def test_too_few_pictures_for_advice_is_said_before_the_training(place, tmp_path, capsys):

@@ -12,11 +12,19 @@ from keras import layers
 from thaw.advice.advise import advise
 from thaw.advice.compare import compare
 from thaw.advice.lr_range import lr_finder
+from thaw.checks import preflight
 from thaw.data.conversion import as_dataset
+from thaw.data.images import load_images
+from thaw.features.predictions import evaluate
 from thaw.finetune import fine_tune
+from thaw.models.heads import attach_head
+from thaw.models.stages import stages_of
+from thaw.models.state import seed_everything
 from thaw.plan import Phase, Plan
 from thaw.retention.fisher_information import fisher
 from thaw.retention.merging import score_of
+from thaw.runs.export import export_model
+from thaw.runs.predictor import predict
 from thaw.transfer.probing import probe, rank
 
 RNG = np.random.default_rng(0)
@@ -209,11 +217,118 @@ def test_a_plan_that_is_none(plan):
         ({"x": X, "y": Y, "validation_data": 0.2}, "The validation data are a float"),
         ({"x": X, "y": Y, "validation_data": (X,)}, "The validation data are 1 arrays"),
         ({"x": X, "y": "Y"}, "The labels are 'Y'; expected one for each input"),
+        ({"x": batches().map(lambda x, y: x)}, "The training data have inputs and no labels; expected batches of"),
+        ({"x": X.astype(complex), "y": Y}, r"The training data are complex numbers \(complex128\); expected real"),
+        ({"x": X, "y": Y, "validation_data": (NAN, Y)}, "In the validation data, 1 of 32 inputs hold NaN"),
+        ({"x": X, "y": Y, "validation_data": (X[:0], Y[:0])}, "In the validation data, there are no examples"),
+        ({"x": X, "y": Y, "sample_weight": -X[:, 0]}, "In the training data, the lowest sample weight is -"),
+        ({"x": X, "y": Y, "sample_weight": 0 * X[:, 0]}, "In the training data, all sample weights are 0"),
+        (
+            {"x": batches().map(lambda x, y: (x, y, tf.cast(y, "float32") - 1))},
+            "The lowest sample weight in the first batch is -1",
+        ),
+        ({"x": X, "y": Y, "monitor": "val_auc", "validation_data": (X, Y)}, "There is no metric 'auc'; expected one"),
+        ({"x": X, "y": Y, "mode": "min", "validation_data": (X, Y)}, "accuracy is better when higher; leave mode"),
     ],
 )
 def test_data_in_the_wrong_wrapper(data, sentence):
     with pytest.raises(ValueError, match=sentence):
         fine_tune(compiled(), ONE, **data)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (None, "is a NoneType; expected a keras.Model."),
+        ("net.keras", "is a str; expected a keras.Model: load it by keras.saving.load_model"),
+        (net, "is a function; expected a keras.Model: call the function"),
+        (layers.Dense(2), "is a Dense; expected a keras.Model: put the layer into"),
+    ],
+    ids=["none", "path", "function", "layer"],
+)
+def test_a_model_that_is_none(given, sentence):
+    for call in (
+        lambda: fine_tune(given, ONE, X, Y),
+        lambda: attach_head(given, 2),
+        lambda: probe(given, X, Y),
+        lambda: rank({"a": given}, X, Y),
+        lambda: evaluate(given, X, Y),
+        lambda: predict(given, X, ["a", "b"]),
+        lambda: export_model(given, "served"),
+        lambda: stages_of(given),
+        lambda: lr_finder(given, X, Y),
+        lambda: advise(given, X, Y, validation_data=(X, Y)),
+    ):
+        with pytest.raises(TypeError) as raised:
+            call()
+        assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, None, "x", 1.5])
+def test_a_seed_that_is_none(seed):
+    for call in (
+        lambda: fine_tune(compiled(), ONE, X, Y, seed=seed),
+        lambda: attach_head(net(), 2, seed=seed),
+        lambda: probe(net(), X, Y, seed=seed),
+        lambda: evaluate(net(), X, Y, seed=seed),
+        lambda: load_images("photos", seed=seed),
+        lambda: seed_everything(seed),
+    ):
+        with pytest.raises(ValueError, match=r"seed=.*; expected a whole number from 0 to 4294967295"):
+            call()
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", keras.losses.Huber(), "poisson"])
+def test_numbers_of_another_width_are_not_broadcast(loss):
+    for units, y, sentence in (
+        (1, X[:, :3], r"labels have shape \(3,\) and the model has 1 output\."),
+        (3, Y, r"labels have shape \(\) and the model has 3 outputs\."),
+        (3, X[:, :1], r"labels have shape \(1,\) and the model has 3 outputs\."),
+    ):
+        model = compiled(loss, [], units=units, activation=None)
+        assert sentence.replace("\\", "") in " ".join(map(str, preflight(model, X, y)))
+        with pytest.raises(ValueError, match=sentence):
+            fine_tune(model, ONE, X, y)
+    for units, y in ((1, Y), (1, X[:, :1]), (3, X[:, :3])):
+        assert "labels" not in {finding.code for finding in preflight(compiled(loss, [], units=units), X, y)}
+
+
+def two_of_each():
+    """Two inputs, a and b, and two outputs, c and d."""
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    both = layers.Dense(4)(layers.Concatenate()([a, b]))
+    model = keras.Model([a, b], [layers.Dense(1, name="c")(both), layers.Dense(1, name="d")(both)], name="two")
+    model.compile("adam", "mse")
+    return model
+
+
+def test_several_inputs_and_outputs():
+    inputs, labels = {"a": X, "b": X}, (X[:, 0], X[:, 1])
+    with pytest.raises(ValueError, match="The inputs are named a, c; two takes a, b: b is missing"):
+        fine_tune(two_of_each(), ONE, {"a": X, "c": X}, labels)
+    with pytest.raises(ValueError, match=r"The labels are one array and the model has 2 outputs \(c, d\)"):
+        fine_tune(two_of_each(), ONE, inputs, X[:, 0])
+    with pytest.raises(ValueError, match=r"The validation inputs are named a; two takes a, b: b is missing"):
+        fine_tune(two_of_each(), ONE, inputs, labels, validation_data=({"a": X}, labels))
+    findings = preflight(two_of_each(), inputs, labels, validation_data=(inputs, labels))
+    assert "error" not in {finding.level for finding in findings}
+
+
+def test_inputs_of_another_shape_are_named_in_one_line():
+    for x, sentence in ((X[:, :2], r"is given inputs of shape \(2,\); expected \(4,\)"), ((X, X), "takes 1")):
+        with pytest.raises(ValueError, match=sentence) as raised:
+            evaluate(net(), x, Y)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("x", [X.tolist(), (X * 10).astype(int), X.astype("float64")], ids=["list", "int", "double"])
+def test_training_and_validation_data_of_different_types(x):
+    """The first phase computes features of both, in one runtime, in the type that the model's input declares."""
+    plan = Plan([Phase(name="head", epochs=1, train="head")])
+    histories = []
+    for given in (x, np.asarray(x, "float32")):
+        histories.append(fine_tune(compiled(), plan, given, Y, validation_data=(X, Y)).history)
+    assert histories[0]["val_loss"] == histories[1]["val_loss"]
 
 
 def test_a_folder_that_is_a_file(tmp_path, monkeypatch):

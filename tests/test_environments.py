@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from thaw import open_run
 from thaw._files import cache_root, lock_run, write_all
 from thaw.cli.main import _sentence, main
 from thaw.cli.output import any_letters, print_table
@@ -206,6 +207,15 @@ def test_ascii_in_a_new_process(tmp_path, settings):
     assert b"Traceback" not in done.stdout
     name = done.stdout.splitlines()[1].decode()
     assert name in ('name = "猫"', r'name = "\u732b"')
+
+
+def test_folders_of_other_letters_in_an_ascii_locale(place, tmp_path):
+    """Python then has the bytes of the names as escapes, and the classes are those of the letters all the same."""
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "THAW_CACHE": str(tmp_path / "cache")}
+    command = f"thaw tune photos -m small.keras -p probe --head-epochs 1 -o {tmp_path}/run"
+    done = shell(command, place, **settings)
+    assert done.returncode == 0, done.stderr.decode()
+    assert open_run(tmp_path / "run").labels == ("犬", "猫")
 
 
 # The output

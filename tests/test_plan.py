@@ -47,7 +47,7 @@ def test_any_plan_reads_back_as_it_was_written(plan):
     assert again.to_toml() == plan.to_toml()
     # The file is UTF-8, whatever the names are, and one line holds one key.
     assert Plan.from_toml(plan.to_toml().encode().decode()) == plan
-    assert plan.to_toml().encode().count(b"\n") == 14 * len(plan) - 1
+    assert plan.to_toml().encode().count(b"\n") == 15 * len(plan) - 1
 
 
 def test_a_rate_from_numpy_goes_through_the_file():

@@ -206,7 +206,7 @@ def test_a_damaged_file_is_said_to_be(tmp_path, damage):
         at = data.index(np.arange(3.0).tobytes())
         data[at] ^= 1
     file.write_bytes({"half": data[: len(data) // 2], "nothing": b"", "flip": data, "text": b"hello"}[damage])
-    with pytest.raises(ValueError, match=r"c\.npz is damaged \(.*\); delete it to start the run from its beginning"):
+    with pytest.raises(ValueError, match=r"c\.npz is damaged; delete it to start the run from its beginning"):
         read_checkpoint(file)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from thaw import Classification
+from thaw.checks.losses_and_metrics import one_hot_metrics
 from thaw.tasks import class_numbers, first_metric, monitor_of
 
 
@@ -81,6 +82,23 @@ def test_monitor_of_refuses_a_metric_without_a_direction():
         monitor_of(model, mode="up")
 
 
+@pytest.mark.parametrize(
+    ("monitor", "mode", "sentence"),
+    [
+        (None, "min", "mode='min', and accuracy is better when higher; leave mode"),
+        ("val_accuracy", "min", "mode='min', and accuracy is better when higher; leave mode"),
+        ("loss", "max", "mode='max', and loss is better when lower; leave mode"),
+        ("val_auc", None, "There is no metric 'auc'; expected one of loss, accuracy"),
+    ],
+)
+def test_monitor_of_refuses_what_would_keep_the_worst_epoch(monitor, mode, sentence):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse", metrics=["accuracy"])
+    with pytest.raises(ValueError, match=sentence):
+        monitor_of(model, monitor, mode)
+    assert monitor_of(model, "accuracy", "max") == ("val_accuracy", "max")  # as it declares
+
+
 def test_monitor_of_several_outputs_and_of_a_callback():
     inputs = keras.Input((2,))
     model = keras.Model(inputs, {"a": keras.layers.Dense(1, name="a")(inputs), "b": keras.layers.Dense(1)(inputs)})
@@ -138,3 +156,17 @@ def test_class_numbers(y, numbers):
 def test_class_numbers_refuses(y, classes, message):
     with pytest.raises(ValueError, match=message):
         class_numbers(y, classes)
+
+
+def test_weighted_metrics_beside_others_are_known():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
+    weighted = [
+        keras.metrics.Recall(name="recall"),
+        keras.metrics.F1Score(average="macro"),
+        keras.metrics.MeanSquaredError("accuracy"),
+    ]
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], weighted_metrics=weighted)
+    assert first_metric(model) == ("accuracy", True)
+    assert monitor_of(model, "recall") == ("val_recall", "max")
+    assert monitor_of(model, "accuracy") == ("val_accuracy", "max")  # the weighted one of this name is renamed
+    assert one_hot_metrics(model) == ["f1_score"]

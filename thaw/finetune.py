@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 
 import keras
 
-from thaw._keras import build_training, compile_settings, inner_optimizer, is_patched, sublayers
-from thaw._validation import as_int
+from thaw._keras import build_training, compile_settings, inner_optimizer, is_patched
+from thaw._validation import as_int, as_seed, check_model
 from thaw.checks import preflight, raise_on_errors
 from thaw.data.conversion import as_dataset, as_validation, with_known_length
-from thaw.features.precompute import NoCutPoint, precompute_phase
-from thaw.features.split import CannotSplit, find_cut_point, flatten_model
+from thaw.features.precompute import precompute_phase
+from thaw.features.split import CannotSplit
 from thaw.models.stages import stages_of
 from thaw.models.state import restore_after_error
 from thaw.plan import as_plan
@@ -40,14 +39,20 @@ from thaw.training.checkpoint import (
     unfinished_run_error,
     variables_of,
 )
-from thaw.training.freezing import freeze, trainable_stages, unexpected_changes, weight_change
-from thaw.training.optimizers import clone_optimizer, l2_sp, layerwise_lr_decay, lr_schedule
+from thaw.training.cut_points import CutPoints, find_cut_points, refuse_updates
+from thaw.training.freezing import freeze, head_norms, unexpected_changes, weight_change
+from thaw.training.optimizers import clone_optimizer, l2_sp, layerwise_lr_decay, lr_schedule, scale_learning_rate
 from thaw.training.progress import ProgressBar
+from thaw.transfer.solved_head import CannotSolve, solvable_head, solve_precomputed
 
 STREAM = (
     "The training data are a stream: they keep their own order, the frozen layers are computed in every epoch, and a "
     "resumed run starts the stream from its beginning."
 )
+
+# Of a head on standardized features, whose sum grows with their number: the change of a logit in one step of Adam where
+# they are 1 on average, so that it stays below 0.1 where they are twice as large.
+MAX_LOGIT_STEP = 0.05
 
 
 def fine_tune(
@@ -73,8 +78,8 @@ def fine_tune(
     The model's own loss, metrics and optimizer are used; each phase sets its learning rate. One best epoch is kept over
     all phases, and its weights are restored at the end of each phase and of the run. What is frozen in a phase is
     computed once and cached, where the graph can be split (:func:`thaw.split_model`) and every epoch sees the same
-    augmented examples (``Phase(views=...)``) or none are augmented. For the same bits from run to run, call
-    :func:`thaw.seed_everything` before the model is built.
+    augmented examples (``Phase(views=...)``) or none are augmented. A phase with a ``solver`` fits the head in one
+    epoch, from there. For the same bits from run to run, call :func:`thaw.seed_everything` before the model is built.
 
     Args:
         model: a built and compiled ``keras.Model``. It is changed in place, and compiled again at the end with a fresh
@@ -129,14 +134,15 @@ def fine_tune(
         >>> sorted(history.history)[:3]
         ['accuracy', 'learning_rate', 'loss']
     """
+    check_model(model)
     plan = as_plan(plan)
-    batch_size, seed = as_int("batch_size", batch_size, 1), as_int("seed", seed)
+    batch_size, seed = as_int("batch_size", batch_size, 1), as_seed(seed)
     if backup_dir is not None and Path(backup_dir).exists() and not Path(backup_dir).is_dir():
         raise ValueError(f"backup_dir={str(backup_dir)!r} is a file; expected a folder to save the run in.")
     if verbose not in ("auto", 0, 1, 2):
         raise ValueError(f'verbose={verbose!r}; expected "auto", 0, 1 or 2.')
     train = as_dataset(x, y, sample_weight, name="training data", labelled=_takes_labels(model)).weighted(class_weight)
-    validation = as_validation(validation_data)
+    validation = as_validation(validation_data, labelled=_takes_labels(model))
     for name, part in (("training", train), ("validation", validation)):
         if getattr(part, "read_once", False):
             raise ValueError(
@@ -153,7 +159,7 @@ def fine_tune(
     clone_optimizer(settings["optimizer"])  # one that cannot be cloned is refused now
     monitor, mode = monitor_of(model, monitor, mode, validation=validation is not None)
     callbacks = callback_list(callbacks)
-    rates = {phase.name: _learning_rate(phase, train.steps(batch_size)) for phase in plan}
+    rates = {phase.name: _learning_rate(phase, train.steps(batch_size)) for phase in plan if phase.solver == "gradient"}
     check_callbacks(callbacks, model, rates, validation=validation is not None, monitor=monitor)
     stages = stages_of(model)
     with contextlib.ExitStack() as stack:
@@ -166,8 +172,8 @@ def fine_tune(
         else:
             work = Path(backup_dir)
             work.mkdir(parents=True, exist_ok=True)
-        cuts = _find_cuts(model, stages, plan)
-        _refuse_updates(stages, plan, cuts, train)
+        cuts = find_cut_points(model, stages, plan)
+        refuse_updates(stages, plan, cuts, train)
         run = _Run(
             model=model,
             stages=stages,
@@ -184,7 +190,7 @@ def fine_tune(
             work=work,
             resumable=backup_dir is not None,
             cache_dir=cache_dir,
-            log={"phase": 0, "first": 0, "rows": [], "notes": [], "weight_change": {}, "runtime": {}},
+            log={"phase": 0, "first": 0, "rows": [], "notes": [], "weight_change": {}, "runtime": {}, "solved": []},
         )
         data = train, validation
         run.log["fingerprint"] = fingerprint_run(model, plan, data, batch_size, seed, (monitor, mode))
@@ -223,11 +229,11 @@ def _run_phase(run, plan, train, validation, saved):
         log["first"], start, over = len(log["rows"]), [v.numpy().copy() for v in model.weights], False
     else:
         meta, arrays = saved
-        start, over = arrays["start"], meta["stopped"] or meta["epoch"] >= log["first"] + phase.epochs
+        start, over = arrays["start"], meta["stopped"] or meta["epoch"] >= log["first"] + _epochs(run, phase)
         assign(variables_of(model), arrays["model"])  # a frozen stage may have been trained in an earlier phase
     if not over:
-        # Split the model, compute the frozen prefix once, compile the trainable suffix, fit it.
-        fitted = model
+        # Split the model, compute the frozen prefix once, solve for the head or fit the trainable suffix.
+        fitted, head = model, _head_to_solve(run, phase, train)
         try:
             if train.random_access and getattr(validation, "random_access", True):
                 cached = precompute_phase(
@@ -253,6 +259,8 @@ def _run_phase(run, plan, train, validation, saved):
             note = f'Phase "{phase.name}": all of the model is computed in every epoch: {reason}.'
             log["notes"] += [note] if note not in log["notes"] else []
         try:
+            if head is not None:
+                _solve(run, phase, head, fitted, train)
             _fit(run, phase, fitted, train, validation, start, saved)
         except BaseException:  # Ctrl-C in a notebook too
             assign(model.weights, start if best.weights is None else best.weights)
@@ -263,11 +271,50 @@ def _run_phase(run, plan, train, validation, saved):
     # Where no epoch of this phase was better than the weights before it, those were restored.
     if best.epoch is not None and best.epoch >= log["first"]:
         names = [stage.name for stage in trainable]
-        notes = [f'Phase "{phase.name}": {alarm}' for alarm in unexpected_changes(changes, names, phase.batchnorm)]
+        # A solver sets the constants by which a head standardizes its features, which BatchNorm layers hold.
+        batchnorm = "trained" if phase.name in log["solved"] else phase.batchnorm
+        notes = [f'Phase "{phase.name}": {alarm}' for alarm in unexpected_changes(changes, names, batchnorm)]
     else:
         notes = [f'Phase "{phase.name}" found nothing better; the weights from before it were restored.']
     log["notes"] += notes
     run.notify("on_phase_end", phase, changes, notes)
+
+
+def _head_to_solve(run, phase, train):
+    """Return the head that a phase solves for; ``None`` where it is trained by gradient descent, with a note why."""
+    if phase.solver == "gradient" or phase.name in run.log["solved"]:
+        return None
+    try:
+        if run.cuts.flat is None:
+            raise CannotSolve(f"{run.model.name} has no graph that can be read.")
+        if not train.random_access:
+            raise CannotSolve("The training data are a stream.")
+        return solvable_head(run.cuts.flat, run.settings["loss"], phase.solver)
+    except CannotSolve as reason:
+        note = f'Phase "{phase.name}": the head is trained by gradient descent: {str(reason).rstrip(".")}.'
+        run.log["notes"] += [note] if note not in run.log["notes"] else []
+        return None
+
+
+def _solve(run, phase, head, fitted, train):
+    """Solve for the head of a phase, from the cached features where there are some."""
+    begin = None if fitted is run.model else run.cuts.by_phase[run.log["phase"]]
+    dataset = train if phase.views else train.replace(augment=None)
+    options = {"batch_size": run.batch_size, "cache_dir": run.cache_dir, "views": phase.versions or None}
+    readout = solve_precomputed(run.cuts.flat, head, begin, dataset, solver=phase.solver, seed=run.seed, **options)
+    run.log["solved"].append(phase.name)
+    run.log["notes"] += [f'Phase "{phase.name}": {sentence}' for sentence in readout.notes]
+
+
+def _epochs(run, phase):
+    """Number of epochs of a phase: a solved one measures once."""
+    return 1 if phase.name in run.log["solved"] else phase.epochs
+
+
+def _head_factor(model, phase):
+    """Return the factor of the learning rate that keeps the steps of a wide head short; 1 for other heads."""
+    width = sum(int(norm.moving_mean.shape[0]) for norm in head_norms(model))
+    return min(1.0, MAX_LOGIT_STEP / (width * phase.learning_rate)) if width else 1.0
 
 
 def _fit(run, phase, fitted, train, validation, start, saved):
@@ -291,7 +338,7 @@ def _fit(run, phase, fitted, train, validation, start, saved):
         [TerminateOnNonFinite(phase.name), run.user_callbacks, *own],
         add_history=True,
         model=fitted,
-        epochs=first + phase.epochs,
+        epochs=first + _epochs(run, phase),
         steps=steps,
     )
     train = train.epochs(run.batch_size, run.seed, first=epoch, views=phase.versions or None)
@@ -307,7 +354,7 @@ def _fit(run, phase, fitted, train, validation, start, saved):
         steps_per_epoch=steps,
         validation_data=validation,
         initial_epoch=epoch,
-        epochs=first + phase.epochs,
+        epochs=first + _epochs(run, phase),
         callbacks=callbacks,
         shuffle=False,  # the data are in their order already
         verbose=0,
@@ -316,8 +363,12 @@ def _fit(run, phase, fitted, train, validation, start, saved):
 
 def _compile(run, phase, fitted, steps):
     """Compile the model that is fitted, and the whole one with the same optimizer, for the user's callbacks."""
-    rate = _learning_rate(phase, steps)
-    optimizer = layerwise_lr_decay(clone_optimizer(run.settings["optimizer"], rate), run.stages, phase.layer_decay)
+    if phase.name in run.log["solved"]:  # an epoch that measures, and changes nothing
+        optimizer = clone_optimizer(run.settings["optimizer"], phase.learning_rate)
+        scale_learning_rate(optimizer, run.model.layers, 0.0)
+    else:
+        optimizer = clone_optimizer(run.settings["optimizer"], _learning_rate(phase, steps))
+        layerwise_lr_decay(optimizer, run.stages, phase.layer_decay, head=_head_factor(run.model, phase))
     if phase.l2_sp:
         l2_sp(optimizer, run.model, phase.l2_sp, start=run.initial_weights, free=run.stages[-1].layers)
     settings = run.settings | {"optimizer": optimizer}
@@ -353,7 +404,7 @@ class _Run:
 
     model: Any
     stages: tuple
-    cuts: Any
+    cuts: CutPoints
     initial_weights: list | None  # from before the run, where a phase has L2-SP
     settings: dict
     best: BestWeights
@@ -382,51 +433,6 @@ def _resume(run):
     run.best.value, run.best.tie, run.best.epoch = meta["best"]
     run.best.weights = arrays.get("best")
     return meta, arrays
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cuts:
-    """Cut points of the flat model: the tensors that cross, or a :class:`NoCutPoint` with the reason."""
-
-    flat: Any
-    by_phase: list
-    by_stage: list  # from the head down, wherever there is a cut
-    run_id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
-    private: set = dataclasses.field(default_factory=set)  # folders of features that only this run can use
-
-
-def _find_cuts(model, stages, plan):
-    try:
-        flat = flatten_model(model)
-    except CannotSplit as reason:
-        return _Cuts(None, [NoCutPoint(str(reason))] * len(plan), [])
-
-    def cut(train, batchnorm="frozen"):
-        freeze(model, train, batchnorm, stages=stages)
-        try:
-            return find_cut_point(flat)
-        except CannotSplit as reason:
-            return NoCutPoint(str(reason))
-
-    by_phase = [cut(phase.train, phase.batchnorm) for phase in plan]
-    by_stage = [cut(n) for n in range(len(stages) - 1)]
-    return _Cuts(flat, by_phase, [cut for cut in by_stage if not isinstance(cut, NoCutPoint)])
-
-
-def _refuse_updates(stages, plan, cuts, train):
-    """A frozen ``SpectralNormalization`` scales its kernel in every training step, if it is part of one."""
-    for phase, cut in zip(plan, cuts.by_phase):
-        computed_once = train.random_access and not isinstance(cut, NoCutPoint) and (phase.views or not train.augment)
-        trained = trainable_stages(stages, phase.train)
-        frozen = [layer for stage in stages if stage not in trained for layer in stage.layers]
-        inner = [part for layer in frozen for part in sublayers(layer)]
-        norms = [part for part in inner if isinstance(part, keras.layers.SpectralNormalization)]
-        if norms and not computed_once:
-            raise ValueError(
-                f'Phase "{phase.name}" freezes {norms[0].name}, a SpectralNormalization, which changes its weights in '
-                "every training step that computes it, frozen or not; train its stage too, or give arrays (with "
-                "Phase(views=...) where they are augmented), so that its stage is computed before the training."
-            )
 
 
 def _history(run):

@@ -14,6 +14,7 @@ from thaw._validation import as_number
 
 SCHEDULES = ("cosine", "linear", "constant")
 CACHE_DTYPES = ("float32", "float16")
+SOLVERS = ("gradient", "lbfgs", "svm", "ridge")
 PLANS = ("probe", "probe_then_tune", "gradual", "full")
 # Keys of plan.toml that version 0.1 wrote under another name.
 RENAMED_KEYS = {"stage_decay": "layer_decay", "anchor": "l2_sp", "precision": "cache_dtype"}
@@ -46,6 +47,12 @@ class Phase:
             from their values at the start of the run; 0.001 to 0.1 is usual. Defaults to 0.0, none.
         cache_dtype: dtype of the cached features: ``"float32"``, or ``"float16"`` for half the disk space. Defaults to
             ``"float32"``.
+        solver: how a phase of the head alone fits it. ``"gradient"`` trains it by the model's optimizer. ``"lbfgs"``
+            (multinomial logistic regression), ``"svm"`` (a linear support vector machine, calibrated) and ``"ridge"``
+            (numbers) solve for its weights in one pass over the data, the strength of the regularization chosen by
+            cross-validation: see :func:`thaw.transfer.solve_head`. Such a phase is one epoch; with ``views=0`` it sees
+            the examples without augmentation. Where the head is not linear in its features, or the loss is another,
+            it is trained by gradient descent for ``epochs``, and a note says so. Defaults to ``"gradient"``.
 
     Raises:
         ValueError: a value is invalid; the message names it and says what is expected.
@@ -68,6 +75,7 @@ class Phase:
     views: int = 0
     l2_sp: float = 0.0
     cache_dtype: str = "float32"
+    solver: str = "gradient"
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -93,6 +101,12 @@ class Phase:
         _expect(_is_integer(self.views) and self.views >= 0, self, "views", "a whole number from 0")
         _expect(_is_finite(self.l2_sp) and self.l2_sp >= 0, self, "l2_sp", "a number from 0")
         _expect(self.cache_dtype in CACHE_DTYPES, self, "cache_dtype", '"float32" or "float16"')
+        _expect(self.solver in SOLVERS, self, "solver", f"one of {', '.join(SOLVERS)}")
+        if self.solver != "gradient" and self.trains_backbone:
+            raise ValueError(
+                f'Phase "{self.name}" has solver = "{self.solver}" and train = {self.train!r}; a solver fits the head '
+                'alone: expected train = "head".'
+            )
 
     @property
     def versions(self):
@@ -122,8 +136,8 @@ class Plan(tuple):
         >>> Plan.from_toml(plan.to_toml()) == plan
         True
         >>> print(Plan.named("probe"))
-        phase  epochs  train  rate   schedule  batchnorm
-        head       10  head   0.001  cosine    frozen
+        phase  epochs  train  rate  schedule  batchnorm
+        head        1  head   -     lbfgs     frozen
     """
 
     __slots__ = ()
@@ -151,7 +165,8 @@ class Plan(tuple):
             if _is_integer(p.train):
                 train = f"head + {p.train}"
             rate = f"{p.learning_rate:g}" + (f" x {p.layer_decay:g} a stage" if p.layer_decay < 1 else "")
-            rows.append((p.name, str(p.epochs), train, rate, p.schedule, p.batchnorm))
+            how = (str(p.epochs), train, rate, p.schedule) if p.solver == "gradient" else ("1", train, "-", p.solver)
+            rows.append((p.name, *how, p.batchnorm))
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = []
         for row in rows:
@@ -168,9 +183,10 @@ class Plan(tuple):
     def named(cls, name, *, head_epochs=None, epochs=None, learning_rate=None):
         """Make one of the predefined plans.
 
-        ``probe`` trains the head alone. ``probe_then_tune`` goes on with the head and the top two stages
-        (Kumar et al. 2022). ``gradual`` unfreezes stage by stage (Howard and Ruder 2018). ``full`` trains the whole
-        model at once, at a small learning rate.
+        ``probe`` solves for the head alone, in one pass over the examples; where it cannot be solved, it is trained
+        for ten epochs, or as many as are given. ``probe_then_tune`` trains the head, then the head and the top two
+        stages (Kumar et al. 2022). ``gradual`` unfreezes stage by stage (Howard and Ruder 2018). ``full`` trains the
+        whole model at once, at a small learning rate.
 
         Args:
             name: ``"probe"``, ``"probe_then_tune"``, ``"gradual"`` or ``"full"``.
@@ -190,7 +206,7 @@ class Plan(tuple):
             )
         if name == "probe":
             rate, passes = _default(learning_rate, 1e-3), _default(epochs, _default(head_epochs, 10))
-            return cls([Phase(name="head", epochs=passes, train="head", learning_rate=rate, views=4)])
+            return cls([Phase(name="head", epochs=passes, train="head", learning_rate=rate, solver="lbfgs")])
         if name == "full":
             rate, passes = _default(learning_rate, 1e-4), _default(epochs, 10)
             return cls([Phase(name="all", epochs=passes, learning_rate=rate, layer_decay=0.7)])

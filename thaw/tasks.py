@@ -97,6 +97,12 @@ class Classification(Task):
         """
         from thaw._validation import as_int
 
+        if isinstance(classes, (list, tuple)):
+            shown = ", ".join(map(repr, classes[:3])) + (", ..." if len(classes) > 3 else "")
+            raise ValueError(
+                f"classes=[{shown}]; expected a number of classes from 2, or a task: Classification([{shown}]), or "
+                "splits.task."
+            )
         return cls(tuple(map(str, range(as_int("classes", classes, 2)))))
 
     @property
@@ -178,6 +184,27 @@ def class_numbers(y, classes=None, expected="expected one class number for each 
     return y.astype(np.int64)
 
 
+def loss_name(loss):
+    """Return the name of a loss in snake case, and whether it expects logits.
+
+    Args:
+        loss: a name, a function or a ``keras.losses.Loss``, as it was given to ``compile``.
+
+    Example:
+        >>> import keras
+        >>> from thaw.tasks import loss_name
+        >>> loss_name(keras.losses.BinaryCrossentropy(from_logits=True))
+        ('binary_crossentropy', True)
+    """
+    import keras
+
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    name = getattr(loss, "__name__", None) or type(loss).__name__
+    snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    return snake, bool(config.get("from_logits", False))
+
+
 def checked_class_weight(class_weight):
     """Return the weights of classes as a dict from int to float.
 
@@ -214,23 +241,7 @@ def _is_number(value):
 
 
 def compiled_metrics(model):
-    """Return the metrics as they were given to ``compile``, or the weighted ones where there are no others.
-
-    Args:
-        model: a compiled ``keras.Model``.
-
-    Returns:
-        A list of names, functions and objects; empty where there are none.
-    """
-    import keras
-
-    settings = compile_settings(model)
-    given = keras.tree.flatten(settings.get("metrics") or settings.get("weighted_metrics") or [])
-    return [metric for metric in given if metric is not None]
-
-
-def all_compiled_metrics(model):
-    """Return all metrics as they were given to ``compile``, the weighted ones after the others.
+    """Return the metrics as they were given to ``compile``, the weighted ones after the others.
 
     Args:
         model: a compiled ``keras.Model``.
@@ -290,6 +301,12 @@ def first_metric(model):
     return name, known and "TopK" not in kind  # which may be called anything
 
 
+def check_mode(mode):
+    """Raise ``ValueError`` for a direction other than ``"max"``, ``"min"`` and ``None``."""
+    if mode not in (None, "max", "min"):
+        raise ValueError(f'mode={mode!r}; expected "max", "min", or None to ask the metric.')
+
+
 def monitor_of(model, monitor=None, mode=None, *, validation=True):
     """Return the value in the logs that decides which epoch is best, and which direction of it is better.
 
@@ -299,14 +316,16 @@ def monitor_of(model, monitor=None, mode=None, *, validation=True):
     Args:
         model: a compiled ``keras.Model``.
         monitor: name of a metric, ``"loss"``, or a value that a callback writes into the logs; ``None`` for the usual.
-        mode: ``"max"`` or ``"min"``, for a metric that declares no direction; ``None`` to ask the metric.
+        mode: ``"max"`` or ``"min"``, for a metric that declares no direction, and for what a callback writes; ``None``
+            to ask the metric.
         validation: whether there are validation data, so that the name begins with ``val_``.
 
     Returns:
         ``(name, "max" or "min")``.
 
     Raises:
-        ValueError: an unknown mode, or a metric that declares no direction and no ``mode``.
+        ValueError: an unknown mode, or one that contradicts what the metric declares; no such metric; or a metric that
+            declares no direction, and no ``mode``.
 
     Example:
         >>> import keras
@@ -316,18 +335,29 @@ def monitor_of(model, monitor=None, mode=None, *, validation=True):
         >>> monitor_of(model), monitor_of(model, "loss", validation=False)
         (('val_mae', 'min'), ('loss', 'min'))
     """
-    if mode not in (None, "max", "min"):
-        raise ValueError(f'mode={mode!r}; expected "max", "min", or None to ask the metric.')
+    check_mode(mode)
     if monitor is None:
         several = len(getattr(model, "outputs", None) or ()) > 1  # whose metrics have other names in the logs
         monitor = None if several or not validation else first_metric(model)[0]
         monitor = monitor or "loss"
     plain = monitor.removeprefix("val_")
-    given = {metric_name(metric): metric for metric in compiled_metrics(model)}
+    given = {}
+    for metric in compiled_metrics(model):
+        given.setdefault(metric_name(metric), metric)  # a second one of the same name has another in the logs
     metric = given.get(plain) or next((m for name, m in given.items() if plain.endswith(f"_{name}")), None)
     is_loss = plain == "loss" or plain.endswith("_loss")
     name = f"val_{plain}" if validation and (plain == "loss" or plain in given) else monitor
-    direction = mode or ("min" if is_loss and metric is None else _direction(metric))
+    declared = "min" if is_loss and metric is None else _direction(metric)
+    if declared and mode not in (None, declared):
+        better = "higher" if declared == "max" else "lower"
+        raise ValueError(f"mode={mode!r}, and {plain} is better when {better}; leave mode (--mode) out.")
+    direction = declared or mode
+    if direction is None and metric is None:
+        names = ", ".join(["loss", *given])
+        raise ValueError(
+            f"There is no metric {plain!r}; expected one of {names}. For what a callback writes into the logs, say "
+            'mode="max" or mode="min".'
+        )
     if direction is None:
         raise ValueError(
             f"The metric {plain} does not declare whether higher or lower is better; say it: "

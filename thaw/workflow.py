@@ -11,6 +11,7 @@ from thaw._keras import compile_settings
 from thaw._validation import as_number
 from thaw.models.loading import is_model_file, model_format
 from thaw.models.precision import check_precision
+from thaw.models.taps import FEATURES
 from thaw.plan import Phase, Plan, as_plan, read_plan
 from thaw.runs.folder import MANIFEST, open_run, refuse_finished, verify_run
 from thaw.runs.train_images import check_optimizer, tune_images
@@ -24,6 +25,7 @@ def tune(
     folder,
     *,
     plan="auto",
+    features="auto",
     model="efficientnet_lite0",
     weights="imagenet",
     preprocessing="auto",
@@ -65,6 +67,9 @@ def tune(
         folder: path of the run folder, new or empty.
         plan: ``"auto"`` (default): :func:`thaw.advise` chooses one; ``"probe"``, ``"probe_then_tune"``, ``"gradual"``
             or ``"full"``; the path of a ``.toml`` file; or a :class:`thaw.Plan`.
+        features: what the head reads: ``"last"``, ``"upper"`` or ``"all"`` layers, as for :func:`thaw.attach_head`;
+            ``"auto"`` (default): :func:`thaw.transfer.choose_head` decides where the plan solves for the head alone,
+            and it is the last layer elsewhere.
         model: name of a backbone as for :func:`thaw.backbone`, a ``.keras`` or ``.h5`` file, a ``keras.Model`` that
             takes square images, or a :class:`~thaw.retention.source_tasks.SourceTask`. A head is taken off.
         weights: ``"imagenet"`` (default), ``"none"`` for random ones, or a file of weights.
@@ -150,6 +155,7 @@ def tune(
                 folder,
                 backbone=source,
                 plan=chosen,
+                features=features,
                 advice={name: options[name] for name in ("minutes", "epochs", "head_epochs", "learning_rate", "l2_sp")},
                 batch_size=batch_size,
                 seed=seed,
@@ -185,6 +191,8 @@ def check_options(data, folder, options):
         ValueError: an invalid value, options that exclude each other, or a folder that holds another run.
     """
     plan = _chosen_plan(options)
+    if options["features"] not in ("auto", *FEATURES):
+        raise ValueError(f"features={options['features']!r}; expected one of auto, {', '.join(FEATURES)}.")
     check_optimizer(options["optimizer"], options["clip_norm"])
     check_precision(options["precision"])
     model = options["model"]
@@ -367,12 +375,13 @@ def find_rate(
     with _progress(count_progress, verbose) as progress:
         splits = _read_splits(data, size, {"seed": seed, "max_bad": max_bad}, progress)
         listed = f"thaw check {data} lists them" if isinstance(data, (str, os.PathLike)) else "see splits.rejected"
-        show_notes(splits, _console(verbose).print, listed)
+        console = _console(verbose)
+        show_notes(splits, console.print, listed)
         with preserve_flags(model):  # a model of the user's own
-            return _range_test(model, splits, train, batch_size, seed, progress)
+            return _range_test(model, splits, train, batch_size, seed, console.print, progress)
 
 
-def _range_test(backbone, splits, train, batch_size, seed, progress):
+def _range_test(backbone, splits, train, batch_size, seed, say, progress):
     from thaw.advice.lr_range import lr_finder
     from thaw.features.precompute import precompute
     from thaw.features.split import CannotSplit, split_model
@@ -380,6 +389,7 @@ def _range_test(backbone, splits, train, batch_size, seed, progress):
     from thaw.models.heads import attach_head
     from thaw.models.stages import stages_of
     from thaw.training.freezing import freeze
+    from thaw.training.progress import with_estimate
 
     model = attach_head(backbone, splits.task, seed=seed)
     settings = compile_settings(model)
@@ -392,6 +402,7 @@ def _range_test(backbone, splits, train, batch_size, seed, progress):
 
     freeze(model, train)  # raises for a stage that does not exist, before anything is computed
     if Phase(name="test", epochs=1, train=train).trains_backbone:
+        say("training the head alone first, 3 epochs")
         model.compile(**settings)
         alone = Plan([Phase(name="head", epochs=3, train="head", learning_rate=1e-3, views=1)])
         validation = splits.validation
@@ -402,23 +413,27 @@ def _range_test(backbone, splits, train, batch_size, seed, progress):
     except CannotSplit:
         tested = model
     else:
-        dataset = precompute(prefix, dataset, batch_size=batch_size, progress=shown("the frozen part, once"))
+        say("computing the frozen layers once")
+        dataset = precompute(prefix, dataset, batch_size=batch_size, progress=shown("the frozen layers, once"))
     tested.compile(**settings)
+    say(f"range test: {LR_FINDER_REPEATS * LR_FINDER_STEPS} steps")
     lengths = {"steps": LR_FINDER_STEPS, "repeats": LR_FINDER_REPEATS}
-    return lr_finder(tested, dataset, batch_size=batch_size, **lengths, seed=seed, progress=shown("range test"))
+    counted = with_estimate(shown("range test"), say)
+    return lr_finder(tested, dataset, batch_size=batch_size, **lengths, seed=seed, progress=counted)
 
 
-def check(path, *, image_size=224, progress=None):
+def check(path, *, image_size=224, max_bad=0.05, progress=None):
     """Look for common mistakes in a model file, a run folder, or images: the command ``thaw check``.
 
     Args:
         path: a ``.keras`` or ``.h5`` file; a run folder; a folder ``class/image``; or a CSV file ``image,label``.
         image_size: side in pixels to which images are resized. Defaults to 224.
+        max_bad: largest fraction of files that :func:`tune` is to leave out because they cannot be used; more of them
+            are an error. Defaults to 0.05.
         progress: function of (files done, files in all, text), called while images are read. Defaults to none.
 
     Returns:
-        ``(kind, findings)``: ``"model"``, ``"run"`` or ``"data"``, and a list of :class:`thaw.Finding`. Those of data
-        have the level ``"warning"`` or ``"note"``.
+        ``(kind, findings)``: ``"model"``, ``"run"`` or ``"data"``, and a list of :class:`thaw.Finding`.
 
     Raises:
         FileNotFoundError: the path does not exist.
@@ -445,6 +460,11 @@ def check(path, *, image_size=224, progress=None):
         Finding("unusable-image", "warning", f"{bad.path} {bad.reason}.", "It will be left out.")
         for bad in splits.rejected
     ]
+    files = sum(map(len, splits.files.values())) + len(splits.rejected)
+    if len(splits.rejected) > max_bad * files:
+        what = f"{len(splits.rejected)} of {files} files are bad, more than the {max_bad:.0%} that thaw tune accepts."
+        fix = f"Repair or remove them, or raise --max-bad above {len(splits.rejected) / files:.2g}."
+        findings.insert(0, Finding("too-many-bad-files", "error", what, fix))
     return "data", findings + [Finding("note", "note", note, "") for note in splits.notes]
 
 

@@ -24,7 +24,7 @@ def first(small_place, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("config") / "first"
     options = ["--seed", 3, "--rotation", 0.1, "--optimizer", "adam", "--clip-norm", 0.5, "--batch-size", 16]
-    options += ["--metric", "loss", "--mode", "max"]
+    options += ["--metric", "loss", "--mode", "min"]
     with pytest.raises(SystemExit) as ended:
         main([str(a) for a in ("tune", small_place / "photos", "-o", out, *short(small_place), *options)])
     assert ended.value.code == 0
@@ -37,7 +37,7 @@ def test_tune_with_the_config_of_a_run_repeats_it_bit_identically(first, thaw, t
     assert config["seed"] == 3
     assert config["optimizer"] == "adam"
     assert config["precision"] == "float32"
-    assert (config["metric"], config["mode"]) == ("loss", "max")
+    assert (config["metric"], config["mode"]) == ("loss", "min")
     assert not config["data"].startswith("/")
     code, _, err = thaw("tune", "--config", first / "config.toml", "-o", "again")
     assert code == 0, err

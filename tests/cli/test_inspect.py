@@ -114,8 +114,9 @@ def test_find_rate_trains_the_head_first(place, capsys):
 @pytest.mark.slow
 def test_find_rate_says_in_words_and_by_its_exit_code_what_it_found(place, capsys):
     Seen.trained.clear()
-    ended, out, _ = thaw(capsys, "find-rate", place / "photos", "-m", place / "sees.keras", "--train", "1")
+    ended, out, err = thaw(capsys, "find-rate", place / "photos", "-m", place / "sees.keras", "--train", "1")
     assert set(Seen.trained) == {"seen2"}
+    assert re.search(r"head alone.*\n(.*\n)*range test: 300 steps\nabout \d+ s\n", err), err  # it may take minutes
     assert ("There is no clear suggestion" in out, "Suggested" in out) == (ended == 1, ended == 0)
 
 

@@ -174,3 +174,30 @@ def test_a_run_that_goes_on_says_so(tmp_path):
         fine_tune(model(), Plan(plan[:1]), x, y, validation_data=(x, y), callbacks=[shown])
     assert "resuming" not in text.getvalue()
     assert os.path.exists(tmp_path / "checkpoint.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("plan", "auto"), "The plan auto is made of measurements on your images, by thaw tune"),
+        (("plan", "probe", "--toml", "--json"), "--toml and --json were given; expected one of them."),
+        (("tune", ".", "-o", "run", "--mode", "up"), "mode='up'; expected"),
+        (("advise", ".", "--learning-rate", "-1"), "-1"),
+        (("probe", ".", "--seed", str(2**32)), "4294967296 was given; expected a whole number from 0 to 4294967295"),
+        (("compare", ".", "--seed", "-1"), "-1 was given; expected a whole number from 0 to 4294967295"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_options_that_cannot_be_meant_are_refused_before_a_model_is_opened(tmp_path, capsys, arguments, sentence):
+    code, out, err = thaw(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_a_part_of_thaw_that_is_missing_is_an_internal_error(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "thaw.runs.folder", None)  # what Python finds after a broken installation
+    code, _, err = thaw(capsys, "evaluate", "run")
+    assert code == 70
+    assert err.startswith("thaw: internal error: ModuleNotFoundError")
+    assert "pip install" not in err

@@ -7,10 +7,13 @@ import sys
 
 import pytest
 
+import thaw
+
 # What the shell asks for, the exit code, and nothing heavy. Each command runs in a fork of an interpreter that has
 # imported the command line alone.
 COMMANDS = {
     "--help": 0,
+    "--version": 0,
     "tune --help": 0,
     "find-rate -h": 0,
     "tuna": 2,
@@ -56,6 +59,11 @@ def test_usage_errors_and_help_import_nothing_heavy(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert answers == [[command, code, []] for command, code in COMMANDS.items()]
+
+
+def test_version():
+    done = subprocess.run([sys.executable, "-m", "thaw", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"thaw {thaw.__version__}\n", "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -259,6 +259,9 @@ def test_too_many_bad_files_are_refused_with_the_first_reasons(tmp_path, load):
         ({"splits": (0.5, 0.5)}, "splits is .*; expected the fractions of train, validation and test"),
         ({"splits": (1.0, 0, 0)}, "expected fractions above 0 for train and validation"),
         ({"max_bad": 5}, "max_bad is 5; expected a fraction from 0 to 1"),
+        ({"max_bad": "a"}, "max_bad is 'a'; expected a fraction from 0 to 1"),
+        ({"max_bad": None}, "max_bad is None; expected a fraction from 0 to 1"),
+        ({"seed": -1}, "seed=-1; expected a whole number from 0"),
     ],
 )
 def test_bad_arguments(tmp_path, options, message):
@@ -269,6 +272,9 @@ def test_bad_arguments(tmp_path, options, message):
 def test_a_source_that_is_none(tmp_path, load):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist; expected a folder of images or a CSV"):
         load(tmp_path / "nowhere")
+    for nothing in ("", None, 3):
+        with pytest.raises(ValueError, match=r"data=.*; expected the path of a folder of images or of a CSV file"):
+            load(nothing)
     picture(tmp_path / "one.png", 0)
     with pytest.raises(ValueError, match=r"one.png is a file; expected a folder of images, or a table that ends in"):
         load(tmp_path / "one.png")
@@ -448,6 +454,13 @@ def test_load_images_refuses_a_time_where_all_splits_are_given(tmp_path, load):
     dated(tmp_path, ",split", [("train", "val")[day > 16] for day in range(1, 21)])
     with pytest.raises(ValueError, match=r"t.csv: train and validation are given, so there is nothing to split by"):
         load(tmp_path / "t.csv", time="taken")
+
+
+@pytest.mark.parametrize("last", ["train", "val"])
+def test_load_images_notes_that_only_train_is_given(tmp_path, load, last):
+    dated(tmp_path, ",split", [("train", last)[day > 16] for day in range(1, 21)])
+    note = "All images are given as train: validation and test are cut from them."
+    assert (note in load(tmp_path / "t.csv").notes) == (last == "train")
 
 
 def test_load_images_notes_groups_in_several_given_splits(tmp_path, load):

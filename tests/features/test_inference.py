@@ -134,7 +134,7 @@ def test_batches_of_any_size_are_traced_once():
     [
         (np.ones((5, 3)), "A batch has 5 rows; expected 1 to 4"),
         (np.ones((0, 3)), "A batch has 0 rows; expected 1 to 4"),
-        (np.ones((4, 3), np.float32), r"has inputs float32 \(4, 3\); the first one had float64 \(4, 3\)"),
+        (np.ones((4, 2)), r"has inputs float32 \(4, 2\); the first one had float32 \(4, 3\)"),
         ((np.ones((4, 3)), np.ones((3, 3))), "expected as many rows in each"),
         (np.float32(1), "expected as many rows in each"),
     ],
@@ -144,6 +144,13 @@ def test_a_batch_that_does_not_fit_is_named(x, message):
     run(np.ones((2, 3)))
     with pytest.raises(ValueError, match=message):
         run(x)
+
+
+def test_a_batch_of_another_type_is_cast_to_the_type_of_the_input():
+    run = inference_runner(dense(), 4, runtime="tensorflow")
+    x = np.random.default_rng(0).normal(size=(4, 3)) * 9
+    run(x.astype(int))
+    np.testing.assert_array_equal(run(x)[0], run(x.astype("float32"))[0])
 
 
 def test_wrong_arguments(monkeypatch):

@@ -273,3 +273,16 @@ def test_stateful_layers():
     net = [keras.Input(batch_shape=(4, 5, 3)), layers.GRU(4, stateful=True, name="carries"), layers.Dense(2)]
     with pytest.raises(ValueError, match=r"carries of \w+ is stateful: .* build it with stateful=False"):
         stage_features(keras.Sequential(net), np.zeros((8, 5, 3), "float32"), np.zeros(8))
+
+
+def test_layers_say_the_data_format():
+    """Whatever keras.json says: a map is averaged over its positions and not over its channels."""
+    expected, _ = stage_features(net(), X, Y)
+    model = net()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        features, _ = stage_features(model, X, Y)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert features.keys() == expected.keys()
+    assert all(np.array_equal(features[name], expected[name]) for name in expected)

@@ -93,7 +93,7 @@ def test_classification_metrics_calibration_error_has_no_interval():
 def test_classification_metrics_intervals_follow_the_seed():
     y, p = drawn(60, 3)
     assert classification_metrics(y, p, seed=5) == classification_metrics(y, p, seed=5)
-    assert classification_metrics(y, p, seed=5)["accuracy"] != classification_metrics(y, p, seed=6)["accuracy"]
+    assert classification_metrics(y, p, seed=5)["log_loss"] != classification_metrics(y, p, seed=6)["log_loss"]
 
 
 def test_classification_metrics_names_an_absent_class():
@@ -123,6 +123,17 @@ def test_classification_metrics_all_correct_has_the_exact_interval():
     assert metrics["accuracy"]["low"] == pytest.approx(0.025 ** (1 / 20))  # Clopper and Pearson's closed form
     assert metrics["accuracy"]["high"] == 1
     assert metrics["notes"][0].startswith("All of the 20 examples are predicted correctly;")
+
+
+def test_classification_metrics_accuracy_below_one_has_an_interval_below_one():
+    y = np.repeat([0, 1], 10)
+    p = np.eye(2)[np.where(np.arange(20) < 3, 1, y)]  # three errors in 20
+    # Wilson's closed form, with z = 1.96.
+    centre, half = (0.85 + 1.96**2 / 40) / (1 + 1.96**2 / 20), np.sqrt(0.85 * 0.15 / 20 + 1.96**2 / 1600)
+    expected = centre + 1.96 * half / (1 + 1.96**2 / 20) * np.array([-1, 1])
+    accuracy = classification_metrics(y, p)["accuracy"]
+    assert [accuracy["low"], accuracy["high"]] == pytest.approx(expected, abs=1e-4)
+    assert accuracy["high"] < 0.96
 
 
 def test_classification_metrics_gives_a_reason_without_interval():

@@ -178,6 +178,12 @@ def test_one_number_and_logits_of_a_loss_are_no_features(last, loss, units):
     assert attach_head(bare, 3).output_shape == (None, 3)
 
 
+def test_names_of_classes_are_no_task():
+    sentence = r"classes=\['ants', 'bees'\]; expected a number of classes from 2, or a task: Classification\(\['ants'"
+    with pytest.raises(ValueError, match=sentence):
+        attach_head(backbone(), ["ants", "bees"])
+
+
 def test_a_linear_layer_may_be_logits():
     image_model = keras.Sequential([*backbone().layers, layers.GlobalAveragePooling2D(), layers.Dense(10)])
     with pytest.warns(UserWarning, match="ends in 10 linear units; if they are the logits of classes and no features"):

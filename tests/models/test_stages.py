@@ -285,6 +285,26 @@ def test_channels_first():
         keras.config.set_image_data_format(was)
 
 
+@pytest.mark.parametrize(
+    ("made_as", "shapes"),
+    [("channels_first", [(6, 8, 8), (20, 4, 4), (2,)]), ("channels_last", [(8, 8, 6), (4, 4, 20), (2,)])],
+)
+@pytest.mark.parametrize("setting", ["channels_first", "channels_last"])
+def test_layers_say_the_data_format(made_as, shapes, setting):
+    """Whatever keras.json says now."""
+    was = keras.config.image_data_format()
+    entry = keras.Input((3, 16, 16) if made_as == "channels_first" else (16, 16, 3))
+    x = layers.Rescaling(2.0)(entry)
+    for filters in (6, 20):
+        x = layers.Conv2D(filters, 3, 2, "same", data_format=made_as)(x)
+    model = keras.Model(entry, layers.Dense(2)(layers.GlobalAveragePooling2D(data_format=made_as)(x)))
+    keras.config.set_image_data_format(setting)
+    try:
+        assert [stage.shape for stage in stages_of(model)] == shapes
+    finally:
+        keras.config.set_image_data_format(was)
+
+
 def test_looking_changes_nothing():
     model = nested(keras.applications.MobileNet(weights=None, include_top=False, input_shape=(224, 224, 3)))
     before = [(layer.trainable, len(layer._inbound_nodes)) for layer in model._flatten_layers()]

@@ -176,6 +176,26 @@ def test_open_run_refuses_an_unfinished_one(tmp_path):
         open_run(tmp_path)
 
 
+def test_a_run_is_named_by_its_folder(run, capsys):
+    from thaw.cli.main import main
+
+    with pytest.raises(ValueError, match=r"model.keras is a file of a run; give its folder, .*"):
+        open_run(run / "model.keras")
+    for nothing in (None, 3):
+        with pytest.raises(ValueError, match=f"folder={nothing}; expected the path of a run folder"):
+            open_run(nothing)
+    with pytest.raises(SystemExit) as ended:
+        main(["stages", str(run)])
+    assert ended.value.code == 0
+    assert "head" in capsys.readouterr().out
+
+
+def test_predict_names_a_folder_among_the_files(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (found,) = open_run(run).predict([tmp_path / "photos"])
+    assert found["error"].startswith("is a folder; give the images in it, such as ")
+
+
 def test_refuse_finished_says_what_to_do_with_an_unfinished_run_of_version_0_1(tmp_path):
     """It holds a lock, a checkpoint, and nothing that says which options it began with."""
     (tmp_path / ".lock").touch()

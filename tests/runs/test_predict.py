@@ -104,3 +104,9 @@ def test_nothing_gives_nothing(model):
 def test_what_does_not_fit_is_named(model, inputs, labels, top, message):
     with pytest.raises(ValueError, match=message):
         predict(model, inputs, labels, top=top)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: Dataset(x=x, y=np.zeros(len(x)))], ids=["array", "dataset"])
+def test_pixels_that_are_no_numbers(model, wrap):
+    with pytest.raises(ValueError, match="1 of 2 inputs hold NaN or infinity, the first of them at 1"):
+        predict(model, wrap(np.array([[0.0, 1, 2], [0, np.nan, 1]])), LABELS)

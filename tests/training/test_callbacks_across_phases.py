@@ -1,6 +1,9 @@
 """Callbacks of Keras, and those written for it, see the phases of a run as one training of the whole model."""
 
 import csv
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import numpy as np
@@ -171,6 +174,30 @@ def test_tensorboard_goes_on_counting(two):
     assert steps["batch_loss"] == list(range(2, 4 * STEPS + 1, 2))
     kernels = [tag for tag in steps if tag.endswith("kernel/histogram")]
     assert [steps[tag] for tag in kernels] == [[0, 1, 2, 3]] * 3  # of all layers, also in the phase of the head
+
+
+def test_remote_monitor_posts_every_epoch_once(monkeypatch):
+    pytest.importorskip("requests")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    posted = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        result = run(TWO, [callbacks.RemoteMonitor(root, send_as_json=True)])
+        server.shutdown()
+    assert [row["epoch"] for row in posted] == [0, 1, 2, 3]
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        assert [row[name] for row in posted] == result.history[name]
 
 
 def test_checkpoints_of_a_phase_open_with_keras_alone(two, with_keras_alone):
@@ -350,7 +377,7 @@ def test_a_callback_that_logs_may_be_monitored():
         def on_epoch_end(self, epoch, logs=None):
             logs["score"] = 1.0
 
-    with pytest.raises(ValueError, match=r'metric score does not declare .* mode="max"'):
+    with pytest.raises(ValueError, match=r"There is no metric 'score'; .* mode=\"max\""):
         run([phase(epochs=1)], [Score(), callbacks.EarlyStopping("score", patience=1)])
     history = run([phase(epochs=5)], [Score(), callbacks.EarlyStopping("score", patience=1, mode="max")])
     assert history.history["score"] == [1.0, 1.0]

@@ -23,5 +23,5 @@ def test_other_types(tmp_path, named):
     """The name in a file is data, and never that of an attribute."""
     meta = np.frombuffer(json.dumps({"format": 2, "types": {"model/0": named}}).encode(), np.uint8)
     np.savez(tmp_path / "c.npz", meta=meta, **{"model/0": np.zeros(3, "V2")})
-    with pytest.raises(ValueError, match=r"c\.npz is damaged \(.*\); delete it to start the run"):
+    with pytest.raises(ValueError, match=r"c\.npz is damaged; delete it to start the run"):
         read_checkpoint(tmp_path / "c.npz")

@@ -92,3 +92,18 @@ def test_learning_curve_follows_the_seed_and_prints_80_columns():
 def test_learning_curve_names_what_is_invalid(n, m, y, said):
     with pytest.raises(ValueError, match=said):
         learning_curve(np.zeros((n, 2)), np.arange(y) % 2, np.zeros((m, 2)), np.arange(m) % 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"draws": 0}, "draws=0; expected a whole number from 1"),
+        ({"seed": -1}, "seed=-1; expected a whole number"),
+        ({"test_features": np.zeros((10, 3))}, r"shape \(10, 2\) and the test features \(10, 3\); expected \(n, d\)"),
+        ({"y": np.arange(10) / 3}, "The labels are float64 of shape"),
+    ],
+)
+def test_learning_curve_names_which_setting_is_invalid(change, said):
+    x, y = np.zeros((10, 2)), np.arange(10) % 2
+    with pytest.raises(ValueError, match=said):
+        learning_curve(**{"features": x, "y": y, "test_features": x, "test_y": y} | change)

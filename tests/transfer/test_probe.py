@@ -7,7 +7,7 @@ from keras import layers
 from scipy.stats import binomtest
 
 from thaw.data.dataset import Dataset
-from thaw.transfer.probing import probe
+from thaw.transfer.probing import probe, probe_features
 from thaw.transfer.transferability import h_score, logme
 
 RNG = np.random.default_rng(0)
@@ -119,3 +119,24 @@ def test_probe_names_what_is_invalid():
         probe(model, X[:4], np.array([0, 1, 0, 1]))
     with pytest.raises(ValueError, match="numbers that differ"):
         probe(model, X, np.zeros(120), regression=True)
+    for change, said in (
+        ({"folds": 2.5}, "folds=2.5; expected a whole number from 2"),
+        ({"regression": "yes"}, "regression='yes'; expected True or False"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            probe(model, X, Y, **change)
+
+
+@pytest.mark.parametrize(
+    ("features", "y", "said"),
+    [
+        (X, Y, "features is a ndarray; expected a dict from stages"),
+        ({}, Y, "features is empty; expected a dict from stages"),
+        ({"a": X[:0]}, Y[:0], r"The features of a have shape \(0, "),
+        ({"a": X, "b": X[:5]}, Y, r"The features of b have shape \(5, "),
+    ],
+    ids=["array", "empty", "no rows", "other rows"],
+)
+def test_probe_features_names_what_is_invalid(features, y, said):
+    with pytest.raises(ValueError, match=said):
+        probe_features(features, y)

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from thaw._validation import as_int, as_number
+from thaw._validation import as_int, as_number, as_seed, check_model
 from thaw.advice.budget import MAX_PROBED_EXAMPLES, SearchBudget
 from thaw.advice.cost import TrialCost, default_minutes, operations_in
 from thaw.advice.result import Evidence
@@ -112,6 +112,7 @@ def advise(
     from thaw.models.state import preserve_model
     from thaw.training.callbacks import callback_list
 
+    check_model(model)
     settings = AdviceSettings(
         head=head,
         minutes=minutes,
@@ -165,7 +166,7 @@ class AdviceSettings:
         for name in ("minutes", "epochs", "batch_size", "seed", "learning_rate", "head_epochs", "l2_sp"):
             object.__setattr__(self, name, as_number(getattr(self, name)))
         as_int("batch_size", self.batch_size, 1)
-        as_int("seed", self.seed)
+        as_seed(self.seed)
         if self.minutes is not None and not (isinstance(self.minutes, (int, float)) and 0 < self.minutes < math.inf):
             raise ValueError(f"minutes={self.minutes!r}; expected a number above 0.")
         # Phase checks its own values.

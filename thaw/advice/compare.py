@@ -240,7 +240,7 @@ def _ways(model, wanted, train):
             name="frozen features",
             subject="frozen features",
             verb="are",
-            plan=lambda epochs: Plan.named("probe", epochs=epochs, learning_rate=1e-3 * scale),
+            plan=lambda epochs: Plan([dataclasses.replace(head, epochs=epochs)]),
         ),
         "top": Way(
             name=f"top {top} stages" if top > 1 else "top stage",

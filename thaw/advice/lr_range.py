@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from thaw._keras import compile_settings, forget_compiled_metrics, inner_optimizer, loss_variables
-from thaw._validation import as_int, as_number
+from thaw._validation import as_int, as_number, as_seed, check_model
 from thaw.checks import check_data, raise_on_errors
 from thaw.data.conversion import as_dataset
 from thaw.models.state import preserve_model
@@ -113,7 +113,8 @@ def lr_finder(
         >>> result.losses.shape, 0.01 < result.suggestion < 1
         ((2, 40), True)
     """
-    batch_size, seed = as_int("batch_size", batch_size, 1), as_int("seed", seed)
+    check_model(model)
+    batch_size, seed = as_int("batch_size", batch_size, 1), as_seed(seed)
     steps, repeats = as_int("steps", steps, 1), as_int("repeats", repeats, 1)
     low, high = map(as_number, rates) if np.shape(rates) == (2,) else (None, None)
     are_numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))

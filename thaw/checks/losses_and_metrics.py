@@ -5,28 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from thaw.models.heads import output_activation
-from thaw.tasks import all_compiled_metrics, compiled_metrics, metric_name
+from thaw.models.inputs import fits_shape
+from thaw.tasks import compiled_metrics, loss_name, metric_name
 
-
-def loss_name(loss):
-    """Return the name of a loss in snake case, and whether it expects logits.
-
-    Args:
-        loss: a name, a function or a ``keras.losses.Loss``, as it was given to ``compile``.
-
-    Example:
-        >>> import keras
-        >>> from thaw.checks.losses_and_metrics import loss_name
-        >>> loss_name(keras.losses.BinaryCrossentropy(from_logits=True))
-        ('binary_crossentropy', True)
-    """
-    import keras
-
-    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
-    name = getattr(loss, "__name__", None) or type(loss).__name__
-    snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
-    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
-    return snake, bool(config.get("from_logits", False))
+# Losses that subtract or divide number by number, and would broadcast labels of another width.
+ELEMENTWISE = (
+    *("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error"),
+    *("huber", "log_cosh", "poisson"),
+)
 
 
 def wrong_labels(loss, name, y, output, subject):
@@ -85,6 +71,10 @@ def wrong_labels(loss, name, y, output, subject):
         if y.min() < 0 or y.max() > 1:
             what = f"{subject} go from {y.min():g} to {y.max():g} and binary_crossentropy expects 0 to 1."
             return what, "For more classes use a softmax and sparse_categorical_crossentropy."
+    elif name in ELEMENTWISE and not fits_shape(shape[1:], tuple(output[1:])):
+        count = f"{units} output{'s' if units != 1 else ''}" if len(output) == 2 else f"outputs of shape {output[1:]}"
+        what = f"{subject} have shape {shape[1:]} and the model has {count}."
+        return what, "Give as many numbers for each example as there are outputs."
     return None
 
 
@@ -113,7 +103,7 @@ def misread_metrics(model):
     if "crossentropy" not in loss_name(losses[0])[0]:
         return []  # a regression, say
     units = model.outputs[0].shape[-1]
-    found = [(metric, _fix_for_logits(metric, units)) for metric in all_compiled_metrics(model)]
+    found = [(metric, _fix_for_logits(metric, units)) for metric in compiled_metrics(model)]
     return [(metric_name(metric), fix) for metric, fix in found if fix]
 
 

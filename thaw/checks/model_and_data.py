@@ -5,10 +5,12 @@ import numpy as np
 from thaw._keras import compile_settings
 from thaw._validation import all_finite
 from thaw.checks.findings import Finding
-from thaw.checks.losses_and_metrics import loss_name, misread_metrics, one_hot_metrics, wrong_labels
+from thaw.checks.losses_and_metrics import misread_metrics, one_hot_metrics, wrong_labels
 from thaw.checks.pixels import pixel_range, scaling_layer
 from thaw.models.heads import output_activation
+from thaw.models.inputs import fits_shape, match_inputs
 from thaw.models.state import stateful_batch_size, stateful_layers
+from thaw.tasks import loss_name
 
 
 def check_data(model, data=None, validation=None, batch_size=32):
@@ -42,7 +44,10 @@ def check_data(model, data=None, validation=None, batch_size=32):
             _check_shapes(model, part, name, batch_size, findings)
         if part is not None and not findings:
             _check_states(model, part, name, batch_size, findings)
-    x, y = (None, None) if data is None or findings else _first_batch(data, batch_size)
+    x, y, weight = (None, None, None) if data is None or findings else _first_batch(data, batch_size)
+    if weight is not None and np.min(weight, initial=0) < 0:
+        what = f"The lowest sample weight in the first batch is {np.min(weight):g}."
+        findings.append(Finding("negative-weight", "error", what, "Expected numbers of 0 or more."))
     labels = {"": data.y if data is not None and data.random_access else y}  # all of them: a wrong one may be rare
     if validation is not None and validation.random_access:
         labels["validation "] = validation.y  # a wrong one stops the first validation
@@ -55,7 +60,7 @@ def check_data(model, data=None, validation=None, batch_size=32):
     if x is not None:
         _check_numbers(x, findings)
         again = validation is not None and not getattr(validation, "read_once", False)
-        other = next(_first_batch(validation, batch_size)) if again else None
+        other = _first_batch(validation, batch_size)[0] if again else None
         _check_pixels(model, x, other, findings)
     return findings
 
@@ -77,21 +82,22 @@ def _check_shapes(model, data, whose, batch_size, findings):
     """Compare the declared shapes of the model's inputs with those of the data; nothing is read."""
     spec = data.ordered(batch_size).element_spec
     x, y, *_ = spec if isinstance(spec, tuple) and len(spec) > 1 else (spec, None)
-    for given, own in _pairs(model, x):
+    try:
+        pairs = match_inputs(model, x, f"The {whose}inputs")
+    except ValueError as error:
+        findings.append(Finding("inputs", "error", str(error), "Give as many as the model has, by the same names."))
+        return
+    for given, own in pairs:
         shape, expected = getattr(given, "shape", None), tuple(own.shape)
         if shape is None or shape.rank is None:
             continue
         shape = tuple(shape)
-        if _fits(shape, expected[1:]) and getattr(getattr(y, "shape", None), "rank", None) == 0:
+        if fits_shape(shape, expected[1:]) and getattr(getattr(y, "shape", None), "rank", None) == 0:
             what, fix = f"The {whose}data set is not batched.", "Write data.batch(32)."
         elif given.dtype.name == "string" and own.dtype != "string":
             what = f"The {whose}inputs are texts and {model.name} takes numbers."
             fix = "Convert them with load= or a layer such as TextVectorization."
-        elif not (
-            _fits(shape, expected)
-            or (expected[-1] == 1 and _fits((*shape, 1), expected))  # as Keras does
-            or (shape[-1:] == (1,) and _fits(shape[:-1], expected))
-        ):
+        elif not fits_shape(shape, expected):
             what = f"The {whose}inputs have shape {shape[1:]} and {model.name} takes {expected[1:]}."
             fix = "Reshape them, or build the model for their shape."
         else:
@@ -137,21 +143,6 @@ def _check_order(model, findings):
         )
 
 
-def _pairs(model, x):
-    """Pairs of a declared input of the data and one of the model, where it is known which belongs to which."""
-    import keras
-
-    inputs = getattr(model, "inputs", None) or []  # a subclassed model names none
-    if isinstance(x, dict):
-        return [(x[t.name], t) for t in inputs] if {t.name for t in inputs} <= set(x) else []
-    given = keras.tree.flatten(x)
-    return list(zip(given, inputs)) if len(given) == len(inputs) else []
-
-
-def _fits(shape, expected):
-    return len(shape) == len(expected) and all(None in (a, b) or a == b for a, b in zip(shape, expected))
-
-
 def _check_numbers(x, findings):
     if not all_finite(x):
         findings.append(
@@ -180,6 +171,11 @@ def _check_loss(model, labels, findings):
     losses = keras.tree.flatten(model.loss)
     # A step of the user's own may give the loss something else than the output and these labels.
     usual = type(model).train_step is keras.Model.train_step and type(model).compute_loss is keras.Model.compute_loss
+    names = getattr(model, "output_names", None) or []
+    if usual and labels and len(names) > 1:
+        what = f"The {next(iter(labels))}labels are one array and the model has {len(names)} outputs"
+        fix = "Give a tuple of labels, one for each output, or a dict by their names."
+        findings.append(Finding("labels", "error", f"{what} ({', '.join(names)}).", fix))
     if len(losses) != 1 or losses[0] is None or not usual:
         return
     name, logits = loss_name(losses[0])
@@ -278,9 +274,9 @@ def _check_pixels(model, x, validation, findings):
 
 
 def _first_batch(data, batch_size):
-    """Inputs and labels of one batch, ``None`` where there are several inputs or outputs."""
+    """Inputs, labels and weights of one batch, ``None`` where there are none, or several."""
     batch = next(iter(data.ordered(batch_size)), None)
     if batch is None:
         raise ValueError("The data set is empty; expected at least one batch.")
-    x, y, *_ = batch if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch, None)
-    return (None if part is None or isinstance(part, (dict, tuple, list)) else np.asarray(part) for part in (x, y))
+    parts = (*batch, None, None)[:3] if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch, None, None)
+    return [None if part is None or isinstance(part, (dict, tuple, list)) else np.asarray(part) for part in parts]

@@ -23,18 +23,24 @@ from thaw.cli.options import (
     open_backbone,
     open_images,
     require_data,
+    valid_seed,
 )
 from thaw.cli.output import duration, print_json, print_table, report
 
 
 def stages(
-    model: Annotated[str, typer.Argument(help="Name of a backbone, or a .keras or .h5 file.")] = "efficientnet_lite0",
+    model: Annotated[str, typer.Argument(help="Name of a backbone, a .keras or .h5 file, or a run folder.")] = (
+        "efficientnet_lite0"
+    ),
     as_json: Json = False,
 ):
     """Show the stages of a model, from input to output."""
     from thaw.models.loading import is_model_file
     from thaw.models.stages import stages_of
+    from thaw.runs.folder import MANIFEST
 
+    if (Path(model) / MANIFEST).exists():  # a run folder
+        model = str(Path(model) / "model.keras")
     # Stages do not depend on the weights, so none are downloaded; a file has its own.
     weights = "imagenet" if is_model_file(model) else "none"
     rows = [
@@ -69,6 +75,7 @@ def stages(
 def check(
     path: Annotated[Path, typer.Argument(help="A model file, a run folder, or images.")],
     image_size: Annotated[int, typer.Option(min=8, help="Side in pixels to which images are resized.")] = 224,
+    max_bad: MaxBad = 0.05,
     as_json: Json = False,
 ):
     """Look for common mistakes in a model or in images; exit code 1 if there is an error."""
@@ -77,7 +84,7 @@ def check(
     from thaw.workflow import check
 
     with count_progress() as progress:
-        kind, findings = check(path, image_size=image_size, progress=progress)
+        kind, findings = check(path, image_size=image_size, max_bad=max_bad, progress=progress)
     if as_json:
         print_json({"kind": kind, "findings": [to_jsonable(finding) for finding in findings]})
     else:
@@ -229,7 +236,7 @@ def compare(
     preprocessing: Preprocessing = "auto",
     image_size: Size = None,
     batch_size: Batch = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the split of the images.")] = 0,
+    seed: Annotated[int, typer.Option(callback=valid_seed, help="Random seed of the split of the images.")] = 0,
     flips: Flips = "horizontal",
     max_bad: MaxBad = 0.05,
     as_json: Json = False,

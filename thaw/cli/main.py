@@ -3,10 +3,12 @@
 import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
+from thaw import __version__
 from thaw._files import FULL_DISK_ERRORS
 from thaw.cli.inspect import check, compare, find_rate, probe, rank, stages
 from thaw.cli.output import any_letters, report
@@ -45,6 +47,21 @@ for _command in (
     *(advise, probe, rank, find_rate, compare, cache),
 ):
     app.command(cls=Command)(_command)
+
+
+def _print_version(asked: bool):
+    if asked:
+        typer.echo(f"thaw {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+):
+    """The options of ``thaw`` itself; their callbacks do the work."""
 
 
 def main(arguments=None):
@@ -97,6 +114,8 @@ def _run(arguments):
     except FloatingPointError as error:
         return _fail(error, 3)
     except (ValueError, OSError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "thaw":
+            return _fail_internally(error)
         sys.stdout.flush()  # if this fails too, it was the output that could not be written
         return _fail(_sentence(error), 2)
     except Exception as error:
@@ -108,13 +127,17 @@ def _run(arguments):
             return _fail("out of memory or disk space; free some, or try a smaller --batch-size.", 2)
         if type(error).__name__ == "NotFoundError":  # TensorFlow's, which is no OSError
             return _fail("a file that was being read is gone (thaw cache --clear?); give the same command again.", 2)
-        if os.environ.get("THAW_TRACEBACK"):
-            raise
-        return _fail(
-            f"internal error: {type(error).__name__}: {str(error).strip()[:300]} (THAW_TRACEBACK=1 shows the "
-            "traceback; please report it)",
-            70,
-        )
+        return _fail_internally(error)
+
+
+def _fail_internally(error):
+    if os.environ.get("THAW_TRACEBACK"):
+        raise error
+    return _fail(
+        f"internal error: {type(error).__name__}: {str(error).strip()[:300]} (THAW_TRACEBACK=1 shows the traceback; "
+        "please report it)",
+        70,
+    )
 
 
 def _open_streams():

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from thaw._validation import MAX_SEED
 from thaw.cli.output import report
 
 
@@ -16,6 +17,13 @@ def above_zero(value: float | None):
     """Refuse an invalid number of minutes before anything is read."""
     if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value:g} was given; expected a number above 0.")
+    return value
+
+
+def valid_seed(value: int | None):
+    """Refuse a seed that NumPy and Keras do not take."""
+    if value is not None and not 0 <= value <= MAX_SEED:
+        raise typer.BadParameter(f"{value} was given; expected a whole number from 0 to {MAX_SEED}.")
     return value
 
 
@@ -51,7 +59,7 @@ Rate = Annotated[
 Data = Annotated[
     Path, typer.Argument(help="A folder with a sub-folder of images for each class, or a CSV file image,label.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed: the same one gives bit-identical results.")]
+Seed = Annotated[int, typer.Option(callback=valid_seed, help="Random seed: the same one gives bit-identical results.")]
 Flips = Annotated[str, typer.Option(help="Augment by flipping: horizontal, vertical, both or none.")]
 MaxBad = Annotated[float, typer.Option(help="Largest fraction of files that may be left out as unusable.")]
 MaxImages = Annotated[int, typer.Option(min=10, help="Maximum number of training images to use.")]

@@ -28,6 +28,7 @@ from thaw.cli.options import (
     require_data,
 )
 from thaw.cli.output import duration, print_json, print_metrics, print_table, report
+from thaw.plan import read_plan
 
 
 def plan(
@@ -51,8 +52,13 @@ def plan(
     as_json: Json = False,
 ):
     """Show what each phase of a plan trains, at what rates, and for how long on this machine."""
-    from thaw.plan import read_plan
-
+    if name == "auto":
+        raise ValueError(
+            "The plan auto is made of measurements on your images, by thaw tune and thaw advise; expected probe, "
+            "probe_then_tune, gradual, full, or a .toml file."
+        )
+    if toml and as_json:
+        raise ValueError("--toml and --json were given; expected one of them.")
     chosen = read_plan(name, epochs=epochs, head_epochs=head_epochs, learning_rate=learning_rate)
     if toml:
         return typer.echo(chosen.to_toml(), nl=False)
@@ -64,7 +70,7 @@ def plan(
     tuned = attach_head(backbone, classes)
     counts = (images, max(1, images // 5))
     forecast(tuned, chosen, counts, measure=False)  # finds a stage that does not exist at once
-    report("Timing a few batches of each phase ...")
+    report("Timing a few batches of each phase, with random images ...")
     forecasts = forecast(tuned, chosen, counts, batch_size=batch_size)
     if as_json:
         return print_json(forecasts)
@@ -102,6 +108,7 @@ def advise(
 ):
     """Measure what of a backbone to fine-tune on these images, at what rate, and whether it is worth it."""
     require_data(data)
+    read_plan("probe_then_tune", epochs=epochs, learning_rate=learning_rate)  # raises for an invalid number
     import_keras()
     import dataclasses
 
@@ -165,6 +172,10 @@ def tune(
         ),
     ] = None,
     plan: PlanName = "auto",
+    features: Annotated[
+        str,
+        typer.Option(help="What the head reads: last, upper or all layers; auto lets --plan probe choose the best."),
+    ] = "auto",
     minutes: Minutes = None,
     model: Model = "efficientnet_lite0",
     weights: Weights = "imagenet",
@@ -223,6 +234,9 @@ def tune(
     from thaw.workflow import check_options, tune
 
     check_options(data, out, options)
+    from thaw.tasks import check_mode
+
+    check_mode(mode)
     import_keras()
     run = tune(data, out, **options)
     print_metrics(run.metrics, as_json)

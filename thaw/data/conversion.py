@@ -9,6 +9,7 @@ import numpy as np
 from thaw.data.dataset import ONE_CLASS_EACH, Dataset, leaves
 
 MAX_BATCHES_TO_COUNT = 10_000
+NO_NUMBERS = {"c": "complex numbers", "M": "dates", "m": "durations"}  # by the kind of their NumPy type
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,8 +144,8 @@ def as_dataset(x, y=None, sample_weight=None, *, name="data", labelled=False):
         A :class:`Dataset` or a :class:`Stream`.
 
     Raises:
-        ValueError: another kind of data, arrays that do not belong together, or NaN or infinity in inputs or weights
-            (a memory map is not read for that).
+        ValueError: another kind of data, arrays that do not belong together, NaN or infinity in inputs or weights (a
+            memory map is not read for that), or weights that are negative or all 0.
 
     Example:
         >>> import numpy as np
@@ -159,25 +160,35 @@ def as_dataset(x, y=None, sample_weight=None, *, name="data", labelled=False):
         if y is not None or sample_weight is not None:
             raise ValueError(f"The {name} are a {type(x).__name__}, which brings its own labels; leave y out.")
         if is_stream:
-            return x if isinstance(x, Stream) else Stream(_batches_of(x, name), read_once=hasattr(x, "__next__"))
-        dataset = x
+            stream = x if isinstance(x, Stream) else Stream(_batches_of(x, name), read_once=hasattr(x, "__next__"))
+            spec = stream.batches.element_spec
+            if labelled and not (isinstance(spec, tuple) and len(spec) > 1):
+                raise ValueError(f"The {name} have inputs and no labels; expected batches of (x, y).")
+            return stream
     else:
         x = _structure(x, f"The {name}")
         y = None if y is None else _targets_of(y, len(leaves(x)[0]))
-        weight = None if sample_weight is None else np.asarray(sample_weight)
-        dataset = Dataset(x=x, y=y, sample_weight=weight)
+    try:
+        dataset = x
+        if not isinstance(x, Dataset):
+            weight = None if sample_weight is None else np.asarray(sample_weight)
+            dataset = Dataset(x=x, y=y, sample_weight=weight)
+        dataset._finite  # noqa: B018 (raises)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if name == "data" else f"In the {name}, {text[0].lower()}{text[1:]}") from None
     if labelled and dataset.y is None:
         raise ValueError(f"The {name} have no labels: y is None; expected one label for each input.")
-    dataset._finite  # noqa: B018 (raises)
     return dataset
 
 
-def as_validation(validation_data, name="validation data"):
+def as_validation(validation_data, name="validation data", *, labelled=True):
     """Convert ``validation_data`` as ``fit`` takes it.
 
     Args:
         validation_data: ``(x, y)`` or ``(x, y, sample_weight)``, a :class:`Dataset`, a stream, or ``None``.
         name: how an error calls the data. Default ``"validation data"``.
+        labelled: whether a data set or a stream must have targets. Default ``True``.
 
     Returns:
         What :func:`as_dataset` returns, or ``None``.
@@ -197,7 +208,7 @@ def as_validation(validation_data, name="validation data"):
         if len(validation_data) not in (2, 3):
             raise ValueError(f"The {name} are {len(validation_data)} arrays; expected (x, y) or (x, y, sample_weight).")
         return as_dataset(*validation_data, name=name, labelled=True)
-    return as_dataset(validation_data, name=name, labelled=True)
+    return as_dataset(validation_data, name=name, labelled=labelled)
 
 
 def _is_pydataset(x):
@@ -343,6 +354,8 @@ def _array(x, what):
         array = array.astype(str)
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8")
+    if array.dtype.kind in NO_NUMBERS:
+        raise ValueError(f"{what} are {NO_NUMBERS[array.dtype.kind]} ({array.dtype}); expected real numbers or texts.")
     if array.ndim == 0:
         raise ValueError(f"{what} are {x!r}; expected an array with one row for each example.")
     return array

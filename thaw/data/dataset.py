@@ -90,9 +90,16 @@ class Dataset:
 
     @functools.cached_property
     def _finite(self):
-        """Refuse NaN and infinity: a ReLU or a cast may turn them into good numbers, and nobody would notice."""
+        """Refuse NaN and infinity: a ReLU or a cast may turn them into good numbers, and nobody would notice.
+
+        And weights that are negative, which would make the loss of an example larger, or all 0, which train nothing.
+        """
         if self.sample_weight is not None and np.asarray(self.sample_weight).dtype.kind not in "iufb":
             raise ValueError(f"The sample weights are {np.asarray(self.sample_weight).dtype}; expected numbers.")
+        if self.sample_weight is not None and not np.any(self.sample_weight):
+            raise ValueError("All sample weights are 0; expected some above 0.")
+        if self.sample_weight is not None and (low := np.min(self.sample_weight)) < 0:
+            raise ValueError(f"The lowest sample weight is {low:g}; expected numbers of 0 or more.")
         axis = 1 if self.views else 0
         parts = [("inputs", part, axis) for part in leaves(self.x)]
         for what, rows, axis in (*parts, ("sample weights", self.sample_weight, 0)):

@@ -229,26 +229,31 @@ def _refuse_hidden_splits(folders: list[Path]) -> None:
 def _add_classes(folder: Path, split: str | None, found: _Found) -> None:
     # Those of the root are counted.
     classes, loose = list_folder(folder, found.ignored if split else None, found.unreadable)
-    for path in classes:
-        try:
-            path.name.encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"the name of the folder {printable(str(path))} is not UTF-8 and cannot be written to the run's files; "
-                "rename it"
-            ) from None
-        if not class_name(path.name):
+    names = [_text_of_name(path) for path in classes]
+    for path, name in zip(classes, names, strict=True):
+        if not class_name(name):
             raise ValueError(f"the name of the folder {str(path)!a} has no visible letter; rename it")
     if split and not classes:
         raise ValueError(f"{folder} holds no folders; expected one for each class in it, such as {folder}/cat")
-    for path in classes:
+    for path, name in zip(classes, names, strict=True):
         files = [file for file in _walk(path, found) if _is_image(file, found.others)]
         if not files:
             found.notes.append(f"The folder {printable(str(path))} holds no images and is left out.")
         else:
-            found.spellings.append(path.name)
-        found.add(files, class_name(path.name), split)
+            found.spellings.append(name)
+        found.add(files, class_name(name), split)
     found.add(_only_images(loose), None, split)
+
+
+def _text_of_name(folder: Path) -> str:
+    """Name of a folder as text, also where the locale does not know its letters, as ``LC_ALL=C``."""
+    try:
+        return folder.name.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        raise ValueError(
+            f"the name of the folder {printable(str(folder))} is not UTF-8 and cannot be written to the run's files; "
+            "rename it"
+        ) from None
 
 
 def list_folder(

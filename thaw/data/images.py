@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import numbers
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from thaw._validation import as_seed
 from thaw.data.class_names import note_ambiguous_names, similar_names
 from thaw.data.dataset import Dataset
 from thaw.data.files import printable, read_files
@@ -90,8 +92,8 @@ def load_images(
         >>> len(splits.train) + len(splits.validation) + len(splits.test)
         40
     """
-    source = Path(data)
-    _check_arguments(image_size, splits, max_bad)
+    _check_arguments(data, image_size, splits, max_bad)
+    source, seed = Path(data), as_seed(seed)
     columns, notes = read_files(source, group=group, time=time)
     notes = list(notes)
     files, classes, given = columns["image"], columns["label"], columns.get("split")
@@ -161,15 +163,17 @@ def load_images(
     )
 
 
-def _check_arguments(image_size, splits, max_bad) -> None:
+def _check_arguments(data, image_size, splits, max_bad) -> None:
+    if not isinstance(data, (str, os.PathLike)) or not str(data):
+        raise ValueError(f"data={data!r}; expected the path of a folder of images or of a CSV file.")
     if isinstance(image_size, bool) or not isinstance(image_size, int) or not 8 <= image_size <= 4096:
         raise ValueError(f"image_size is {image_size!r}; expected a whole number of pixels from 8 to 4096")
     if len(splits) != 3 or not all(0 <= fraction <= 1 for fraction in splits) or abs(sum(splits) - 1) > 1e-6:
         raise ValueError(f"splits is {splits}; expected the fractions of train, validation and test, which sum to 1")
     if not (splits[0] and splits[1]):
         raise ValueError(f"splits is {splits}; expected fractions above 0 for train and validation")
-    if not 0 <= max_bad <= 1:
-        raise ValueError(f"max_bad is {max_bad}; expected a fraction from 0 to 1")
+    if not isinstance(max_bad, numbers.Real) or not 0 <= max_bad <= 1:
+        raise ValueError(f"max_bad is {max_bad!r}; expected a fraction from 0 to 1")
 
 
 def _reject_single_images(classes, given, keys, bad, notes) -> None:
@@ -232,6 +236,8 @@ def _assign_splits(columns, keys, clusters, good, fractions, seed, notes) -> dic
                 notes.append("There is no test split: the score on validation is optimistic, since it is tuned on.")
             return split_of
         rows = [i for i in good if given[i] == "train"]
+        if len(rows) == len(good):
+            notes.append("All images are given as train: validation and test are cut from them.")
         if "test" in split_of.values():
             total = fractions[0] + fractions[1]
             fractions = [fractions[0] / total, fractions[1] / total]

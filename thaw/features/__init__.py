@@ -5,7 +5,7 @@ from thaw._namespace import namespace
 __getattr__, __dir__, __all__ = namespace(
     __name__,
     {
-        "CannotSplit": "thaw.features.split",
+        "CannotSplit": "thaw.models.flat",
         "cache_root": "thaw._files",
         "clear_cache": "thaw.features.cache_folder",
         "inference_runner": "thaw.features.inference",

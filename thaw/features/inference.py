@@ -12,6 +12,7 @@ import time
 import numpy as np
 
 from thaw._validation import as_int
+from thaw.models.inputs import as_declared
 from thaw.models.stages import calls_of, operations_of
 from thaw.models.state import stateful_batch_size
 
@@ -162,6 +163,7 @@ class InferenceRunner:
         import tensorflow as tf
 
         flat = [a if isinstance(a, np.ndarray) else tf.convert_to_tensor(a) for a in keras.tree.flatten(x)]
+        flat = as_declared(self._model, flat)
         rows = _row_count(flat, self.batch_size)
         if rows < self.batch_size:
             flat = [_pad(a, self.batch_size - rows) for a in flat]

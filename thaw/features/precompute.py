@@ -169,13 +169,16 @@ def precompute_phase(
         CannotSplit: the whole model has to be computed in every epoch; the message says why.
     """
     phase, cut = plan[index], cuts_by_phase[index]
+    augmented = train.augment is not None
+    if phase.solver != "gradient" and not phase.views:  # a solver sees the examples as they are
+        train = train.replace(augment=None)
     prefix = _checked_prefix(flat, cut, phase, train, validation)
     parts = [RowKeys.of(train, phase.versions, run_id)]
     parts += [] if validation is None else [RowKeys.of(validation, None, run_id)]
     cache = FeatureCache(cache_dir)
     extraction = FeatureExtraction(cache, parts, batch_size, phase.cache_dtype, run_id, runtime or {})
     try:
-        later = _later_cuts(flat, cuts_by_phase, plan, index)
+        later = _later_cuts(flat, cuts_by_phase, plan, index, augmented)
         cuts = [extraction.cut_point(prefix, cut)]
         cuts += [extraction.cut_point(submodel(flat, None, tensors), tensors) for tensors in later]
         runner = extraction.choose_runtime(prefix, cuts)
@@ -218,12 +221,13 @@ def _checked_prefix(flat, cut, phase, train, validation):
     return prefix
 
 
-def _later_cuts(flat, cuts_by_phase, plan, index):
+def _later_cuts(flat, cuts_by_phase, plan, index, augmented):
     """Return the cuts of this phase and of those that follow, as long as each is nearer to the input than the last."""
     cuts = [cuts_by_phase[index]]
     for phase, cut in zip(plan[index + 1 :], cuts_by_phase[index + 1 :]):
-        # With fewer versions later, more would be cached than is needed.
+        # With fewer versions later, more would be cached than is needed; and the examples as they are are no version.
         fits = phase.versions >= plan[index].versions and phase.cache_dtype == plan[index].cache_dtype
+        fits = fits and (not augmented or bool(phase.versions) == bool(plan[index].versions))
         if not fits or isinstance(cut, NoCutPoint) or not covers(flat, cut, cuts[-1]):
             break
         if [id(t) for t in cut] != [id(t) for t in cuts[-1]]:

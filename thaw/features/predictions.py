@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from thaw._validation import as_seed, check_model
 from thaw.data.conversion import as_dataset
 from thaw.features.inference import inference_runner
 from thaw.metrics.classification import classification_metrics
 from thaw.models.heads import output_activation
+from thaw.models.inputs import check_inputs
 from thaw.models.state import preserve_variables, state_variables
 from thaw.tasks import class_numbers
 
@@ -39,6 +41,7 @@ def predict_proba(model, x, *, batch_size=32):
         >>> predict_proba(model, np.zeros((1, 2))).tolist()
         [[0.5, 0.5]]
     """
+    check_model(model)
     dataset = as_dataset(x)
     return batch_probabilities(model, dataset.inputs(batch_size), examples=_example_count(dataset, batch_size))
 
@@ -67,13 +70,12 @@ def predict_proba_with_labels(model, x, y=None, *, batch_size=32, runtime="auto"
         >>> y.tolist(), p[0].tolist()
         ([0, 1, 1], [0.5, 0.5])
     """
+    check_model(model)
     dataset = as_dataset(x, y, labelled=True)
     labels = []
 
     def inputs():
         for batch in dataset.ordered(batch_size) if dataset.random_access else dataset.finite():
-            if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-                raise ValueError("The data have inputs and no labels; expected (x, y).")
             labels.append(np.asarray(batch[1]))
             yield batch[0]
 
@@ -110,6 +112,7 @@ def evaluate(model, x, y=None, *, labels=None, batch_size=32, seed=0):
         >>> evaluate(model, x, np.array([0, 1, 0, 0]))["accuracy"]["value"]
         0.75
     """
+    as_seed(seed)
     y, p = predict_proba_with_labels(model, x, y, batch_size=batch_size)
     return classification_metrics(y, p, labels=labels, seed=seed)
 
@@ -237,6 +240,7 @@ def _outputs(model, batches, examples):
         batch = keras.tree.map_structure(lambda a: a if isinstance(a, np.ndarray) else tf.convert_to_tensor(a), batch)
         rows = max((int(a.shape[0]) for a in keras.tree.flatten(batch) if len(a.shape)), default=1)
         if runner is None and rows:
+            check_inputs(model, batch)  # not inside a trace, whose error has many lines
             runtime = "tensorflow" if examples is None else "auto"
             runner = inference_runner(model, rows, runtime=runtime, examples=examples)
         for start in range(0, rows, runner.batch_size if runner else 1):

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 
-from thaw._keras import (
-    functional_graph,
-    graph_nodes,
-    mask_of,
-    node_counts,
-    operation_of,
-    set_mask,
-    sublayers,
-    truncate_nodes,
-)
-from thaw.models.stages import calls_of, is_graph, is_of_keras, operations_of, weights_of
+from thaw._keras import graph_nodes, mask_of, operation_of, sublayers
+from thaw.models.flat import CannotSplit, flatten_model, operations_in, preserve_graph, unpack_single
+from thaw.models.stages import calls_of, operations_of, weights_of
+from thaw.models.wide_heads import wide_head
 
 # Cached features are read again in every epoch, everything else is computed again. Reading a byte at 200 MB/s takes as
 # long as 100 floating-point operations at 20 GFLOP/s.
 OPERATIONS_PER_BYTE = 100
 MAX_FREE_BYTES = 4096  # of one example, a page: caching less costs nothing that could be measured
-
-
-class CannotSplit(ValueError):
-    """Raised where a model has no frozen prefix that could be cached; the message says why.
-
-    Example:
-        >>> from thaw.features import CannotSplit
-        >>> issubclass(CannotSplit, ValueError)
-        True
-    """
 
 
 def split_model(model):
@@ -40,7 +22,7 @@ def split_model(model):
     Both parts share their variables with the model: training the suffix trains the model. Several tensors may cross the
     cut (a skip connection, a mask, an input itself). The parts are for computing and training; save the model itself.
     Dropout in the prefix is off, because the prefix runs in inference; dropout directly below the first trainable
-    weights belongs to the suffix.
+    weights belongs to the suffix, and so do the standardization constants of a wide head.
 
     Args:
         model: a functional or sequential ``keras.Model``, flat or nested, whose ``trainable`` flags are set.
@@ -127,40 +109,6 @@ def find_cut_point(flat):
     )
 
 
-def flatten_model(model, training=True):
-    """Build the same computation with nested models opened: a functional ``keras.Model`` over the same layers.
-
-    Args:
-        model: a functional or sequential ``keras.Model``.
-        training: whether parts of it are to be trained. Default ``True``: a model with a ``train_step``, ``test_step``
-            or ``compute_loss`` of its own is refused.
-
-    Returns:
-        The model itself when it is flat and functional already.
-
-    Raises:
-        CannotSplit: there is no graph, or it does not describe the whole computation.
-    """
-    import keras
-
-    if not isinstance(model, keras.Model):
-        raise CannotSplit(f"{type(model).__name__} is not a keras.Model.")
-    _check_graph(model)
-    for step in ("train_step", "test_step", "compute_loss") if training else ():
-        if not is_of_keras(model, step):
-            raise CannotSplit(f"{model.name} has a {step} of its own, which a part of the model would not have.")
-    graph = functional_graph(model)
-    if not any(is_graph(node.operation) for node in graph_nodes(graph)):
-        return graph
-    tensors = {id(t): t for t in graph.inputs}
-    with preserve_graph(operations_in(graph)):
-        _replay(graph, tensors)
-        outputs = keras.tree.map_structure(lambda t: tensors[id(t)], graph.output)
-        flat = keras.Model(_unpack_single(graph.input), _unpack_single(outputs), name=model.name)
-    flat.output_names = list(graph.output_names)
-    return flat
-
-
 def submodel(flat, begin=None, end=None):
     """Build a model over a part of a graph; it shares the layers and leaves no nodes on them.
 
@@ -179,17 +127,17 @@ def submodel(flat, begin=None, end=None):
     import keras
 
     entries = list(flat.inputs if begin is None else begin)
-    structure = _unpack_single(flat.output) if end is None else _unpack_single(list(end))
+    structure = unpack_single(flat.output) if end is None else unpack_single(list(end))
     nodes = _nodes_between(flat, entries, keras.tree.flatten(structure))
     if nodes is None:
         raise ValueError(f"The tensors to end at cannot be computed from those to begin from in {flat.name}.")
     with preserve_graph([*operations_in(flat), *(operation_of(t) for t in flat.inputs)]):
         if begin is None:
-            tensors, inputs = {id(t): t for t in entries}, _unpack_single(flat.input)
+            tensors, inputs = {id(t): t for t in entries}, unpack_single(flat.input)
         else:
             inputs = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in entries]
             tensors = dict(zip(map(id, entries), inputs))
-            inputs = _unpack_single(inputs)
+            inputs = unpack_single(inputs)
         for node in nodes:
             # The node is copied, the layer not called again: shapes and masks stay what they are.
             args, options = node.arguments.fill_in(tensors)
@@ -209,39 +157,6 @@ def covers(flat, early, late):
     return _nodes_between(flat, early, late) is not None
 
 
-def operations_in(model):
-    """Yield every layer and operation of a graph, and those of nested models."""
-    for node in graph_nodes(model):
-        yield node.operation
-        if is_graph(node.operation):
-            yield from operations_in(node.operation)
-
-
-@contextlib.contextmanager
-def preserve_graph(operations):
-    """Remove the nodes that Keras adds to layers while a graph is built.
-
-    With one node too many, ``layer.output`` fails. In a loaded model two layers may have the same name, which one graph
-    may not: they have other names while it is built.
-
-    Args:
-        operations: layers and operations of the graphs.
-    """
-    operations = list({id(op): op for op in operations}.values())
-    states = [(op, op.name, node_counts(op)) for op in operations]
-    names = set()
-    try:
-        for i, op in enumerate(operations):
-            if op.name in names:
-                op.name = f"{op.name}_again_{i}"
-            names.add(op.name)
-        yield
-    finally:
-        for op, name, counts in states:
-            op.name = name
-            truncate_nodes(op, counts)
-
-
 def is_random(layer):
     """Return whether the layer differs from one training step to the next: dropout, noise, augmentation."""
     return any(_draws_numbers(inner) for inner in _layers_of(layer))
@@ -251,11 +166,6 @@ def augments(layer):
     """Return whether the layer augments images at random in training, as ``RandomFlip`` does."""
     kinds = [type(inner).__name__ for inner in _layers_of(layer)]
     return any(kind.startswith("Random") or kind in ("AugMix", "CutMix", "MixUp", "RandAugment") for kind in kinds)
-
-
-def _unpack_single(tensors):
-    """Return one tensor instead of a list of one: Keras warns about the other."""
-    return tensors[0] if isinstance(tensors, (list, tuple)) and len(tensors) == 1 else tensors
 
 
 def _nodes_between(flat, early, late):
@@ -274,55 +184,6 @@ def _nodes_between(flat, early, late):
         needed.add(id(node))
         open_ends += node.input_tensors
     return [node for node in nodes if id(node) in needed]
-
-
-def _check_graph(model):
-    """Refuse a model whose graph, or that of a nested model, does not describe the whole computation."""
-    if graph_nodes(model) is None:
-        kind = "has no graph yet" if type(model).__module__.startswith("keras.") else "is a subclassed model"
-        raise CannotSplit(f"{model.name} {kind}, whose graph cannot be read; it can only be computed whole.")
-    if not is_of_keras(model, "call"):
-        raise CannotSplit(f"{model.name} has a call of its own, so that its graph does not describe the computation.")
-    for node in graph_nodes(model):
-        if is_graph(node.operation):
-            _check_graph(node.operation)
-            options = node.arguments.kwargs
-            if options.get("training") or set(options) - {"training", "mask"}:
-                raise CannotSplit(f"{node.operation.name} is called inside {model.name} with options of its own.")
-
-
-def _replay(graph, tensors):
-    """Call the layers of a graph again, those of nested models one by one; masks then become part of the graph."""
-    import keras
-
-    for node in graph_nodes(graph):
-        if node.is_input:
-            continue
-        args, options = node.arguments.fill_in(tensors)
-        if is_graph(node.operation):
-            inner = functional_graph(node.operation)
-            given = _inputs_for(inner, args[0] if args else options.get("inputs"))
-            for tensor, mask in zip(given, keras.tree.flatten(options.get("mask"))):
-                if mask is not None:
-                    set_mask(tensor, mask)
-            inner_tensors = dict(zip(map(id, inner.inputs), given))
-            _replay(inner, inner_tensors)
-            outputs = [inner_tensors[id(t)] for t in inner.outputs]
-        else:
-            outputs = keras.tree.flatten(node.operation(*args, **options))
-        tensors.update(zip(map(id, node.outputs), outputs))
-
-
-def _inputs_for(inner, given):
-    """Return the inputs of a nested model as it converts them: taken by name, and cast to its dtypes."""
-    import keras
-
-    if isinstance(given, dict) and not isinstance(inner.input, dict):
-        given = [given[t.name] for t in inner.inputs]
-    given = keras.tree.flatten(given)
-    if [len(t.shape) for t in given] != [len(t.shape) for t in inner.inputs]:
-        raise CannotSplit(f"{inner.name} is called with other inputs than it was made for.")
-    return [t if t.dtype == own.dtype else keras.ops.cast(t, own.dtype) for t, own in zip(given, inner.inputs)]
 
 
 def _layers_of(operation):
@@ -348,6 +209,10 @@ def _changing_calls(flat, calls):
     changing = [
         any(id(w) in variables for w in weights_of(call.layer)) or _has_training_effect(call.layer) for call in calls
     ]
+    wide = wide_head(calls)
+    if wide is not None and any(changing):
+        # Its constants are set after the features are computed, frozen or not: raw vectors cross, whatever they are.
+        changing = [changes or call.layer in wide.norms for call, changes in zip(calls, changing)]
     _propagate(calls, changing)
     # Dropout between the last frozen and the first trainable weights belongs to the latter: it must stay on.
     near = set()

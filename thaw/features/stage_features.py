@@ -8,12 +8,14 @@ import math
 import numpy as np
 
 from thaw._keras import compile_settings, graph_nodes, learnable_variables, mask_of, sublayers
-from thaw._validation import all_finite, as_int
+from thaw._validation import all_finite, as_int, as_seed, check_model
 from thaw.data.conversion import as_dataset
 from thaw.features.inference import inference_runner
 from thaw.features.split import CannotSplit, flatten_model, operations_in, preserve_graph, submodel
-from thaw.models.stages import HEAD, calls_of, crossing_bytes, is_graph, stages_of
+from thaw.models.inputs import check_inputs
+from thaw.models.stages import HEAD, calls_of, crossing_bytes, data_format_of, is_graph, stages_of
 from thaw.models.state import preserve_variables, stateful_layers
+from thaw.models.wide_heads import backbone_path
 
 
 def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0, progress=None):
@@ -49,6 +51,8 @@ def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0
         >>> {name: rows.shape for name, rows in features.items()}
         {'stage1': (5, 4), 'stage2': (5, 6)}
     """
+    check_model(model)
+    as_seed(seed)
     max_examples = None if max_examples is None else as_int("max_examples", max_examples, 1)
     dataset = as_dataset(x, y, labelled=True)
     for layer in stateful_layers(model)[:1]:
@@ -60,11 +64,9 @@ def stage_features(model, x, y=None, *, max_examples=None, batch_size=32, seed=0
     batches, examples = _labelled_batches(dataset, batch_size, max_examples, seed)
     runner, rows, labels, left, done = None, [], [], max_examples, 0
     for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise ValueError("The data have inputs and no labels; expected (x, y).")
         inputs, targets = batch[0], np.asarray(batch[1])
         if runner is None:  # an error about the shape is raised here, and not inside a trace
-            _check_shapes(flat, inputs)
+            check_inputs(flat, inputs)
             runner = inference_runner(pooled, len(targets), examples=examples)
         if not dataset.random_access and not all_finite(inputs):
             raise ValueError("The inputs hold NaN or infinity; expected numbers. Leave these examples out.")
@@ -172,7 +174,7 @@ def pooled_stages(model):
 def _stage_boundaries(model):
     """Return the flat model, and for each stage but the head the list of its tensors that leave the stage."""
     flat = flatten_model(model, training=False)
-    stages, calls = stages_of(flat), calls_of(flat)
+    stages, calls = stages_of(flat), backbone_path(calls_of(flat))
     sizes = crossing_bytes(flat, calls)
     if [stage.name for stage in stages] == [HEAD]:
         raise ValueError(f"{model.name} is all head; expected at least one stage below it.")
@@ -201,43 +203,26 @@ def _pooled_at(flat, boundaries):
 
     boundaries = list(boundaries)
     tensors = list({id(t): t for boundary in boundaries for t in boundary}.values())
-    part = submodel(flat, None, tensors)
+    part, data_format = submodel(flat, None, tensors), data_format_of(flat.layers)
 
     def pooled(x, training=False):
         with keras.StatelessScope():  # variables that a layer changes of its own are changed in there only
             values = dict(zip(map(id, tensors), keras.tree.flatten(part(x, training=training))))
-        return [_vector([values[id(t)] for t in boundary]) for boundary in boundaries]
+        return [_vector([values[id(t)] for t in boundary], data_format) for boundary in boundaries]
 
     return pooled
 
 
-def _check_shapes(flat, x):
-    """Refuse inputs of another shape, on which a layer would compute silently or fail obscurely."""
-    import keras
-
-    given = [x[t.name] for t in flat.inputs] if isinstance(x, dict) and not isinstance(flat.input, dict) else x
-    for tensor, own in zip(keras.tree.flatten(given), flat.inputs, strict=True):
-        shape, expected = tuple(tensor.shape[1:]), tuple(own.shape[1:])
-        if len(shape) == len(expected) - 1 and expected[-1] == 1:
-            shape = (*shape, 1)  # as Keras does
-        if len(shape) != len(expected) or any(None not in pair and pair[0] != pair[1] for pair in zip(shape, expected)):
-            raise ValueError(
-                f"{flat.name} is given inputs of shape {tuple(tensor.shape[1:])}; expected {expected}. "
-                "Resize the examples, or build the model for their size."
-            )
-
-
-def _vector(tensors):
+def _vector(tensors, data_format):
     """Concatenate what crosses a boundary into one vector for each example."""
     import keras
 
     floats = [t for t in tensors if "float" in keras.backend.standardize_dtype(t.dtype)]
-    vectors = [_pooled(t) for t in floats or tensors]
+    vectors = [_pooled(t, data_format) for t in floats or tensors]
     return vectors[0] if len(vectors) == 1 else keras.ops.concatenate(vectors, axis=-1)
 
 
-def _pooled(tensor):
-    import keras
+def _pooled(tensor, data_format):
     from keras import ops
 
     mask = mask_of(tensor)
@@ -248,7 +233,7 @@ def _pooled(tensor):
     if rank == 3 and mask is not None:
         counts = ops.expand_dims(ops.cast(mask, "float32"), -1)
         return ops.sum(tensor * counts, axis=1) / ops.maximum(ops.sum(counts, axis=1), 1.0)
-    channels = 1 if rank > 3 and keras.config.image_data_format() == "channels_first" else rank - 1
+    channels = 1 if rank > 3 and data_format == "channels_first" else rank - 1
     return ops.mean(tensor, axis=[axis for axis in range(1, rank) if axis != channels])
 
 

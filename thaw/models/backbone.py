@@ -116,8 +116,8 @@ def _build_application(name, weights, head, shape, preprocessing):
                     raise ValueError(f"{name} cannot be built: {' '.join(str(error).split())}") from error
                 raise
             raise ConnectionError(
-                f"The ImageNet weights of {name} could not be downloaded ({str(error).split(': ')[-1]}); pass a local "
-                f"file, weights=PATH, or use the default backbone({EMBEDDED!r}), which needs no download."
+                f"The ImageNet weights of {name} could not be downloaded ({str(error).split(' -- ')[-1]}); pass a "
+                f"local file, weights=PATH (--weights PATH), or use {EMBEDDED}, which needs no download."
             ) from error
     return correct_published_scaling(_load_into(build_model, name, weights, head))
 

@@ -3,6 +3,11 @@
 import warnings
 
 from thaw._keras import compile_settings, functional_graph, graph_nodes
+from thaw._validation import as_number, as_seed, check_model
+from thaw.models.flat import open_model
+from thaw.models.stages import calls_of
+from thaw.models.taps import FEATURES, activation_of, pooling_layer, wide_features
+from thaw.models.wide_heads import wide_head
 from thaw.tasks import Classification, Task
 
 # Operations that change no value, only the dtype or the name; and those that change only the shape.
@@ -11,12 +16,17 @@ _RESHAPING = ("Reshape", "Flatten", "Squeeze", "ExpandDims")
 _HEAD_OPERATIONS = ("Mean", "Max", "Squeeze", "Reshape", "Softmax", "Sigmoid", "Cast")  # of keras.ops
 
 
-def attach_head(backbone, task, *, dropout=0.2, pooling="avg", seed=0):
+def attach_head(backbone, task, *, features="last", dropout=None, pooling="avg", seed=0):
     """Put a head for a task on a backbone, and compile the model.
 
     The head is global pooling, dropout and one dense layer, whose weights start at zero (Kolesnikov et al. 2020): the
     first prediction is the same for every class, and the first gradients do not disturb the backbone. The dense layer
     is float32 also under mixed precision, since half precision would round small probabilities to zero.
+
+    A *wide* head reads layers of many depths (Head2Toe, Evci et al. 2022): each is pooled, the vectors of a stage are
+    concatenated, standardized by the constants of a frozen ``BatchNormalization``, which begin at mean 0 and variance
+    1, and clipped at plus and minus 5. It has up to 20 times the features of a narrow one: solve it, or train it at a
+    rate that is as many times lower. The stages of the model are the same as with a narrow head.
 
     The model is compiled with AdamW (weight decay 1e-4, gradients clipped at a global norm of 1), the loss and the
     metrics of the task. Call ``compile`` again for others.
@@ -26,7 +36,10 @@ def attach_head(backbone, task, *, dropout=0.2, pooling="avg", seed=0):
             width, channels)``, a sequence ``(length, channels)`` or a vector. Its layers are shared, not copied.
         task: a task such as :class:`thaw.Classification`, as in ``splits.task``; or the number of classes, int, at
             least 2.
-        dropout: fraction of the features dropped at each training step, 0 to below 1; default 0.2.
+        features: ``"last"`` (default), the output of the backbone; ``"all"``, also the output of every activation and
+            every residual sum, or in a transformer of every block; ``"upper"``, those of the last two stages only.
+        dropout: fraction of the features dropped at each training step, 0 to below 1; default ``None``: 0.2 for
+            ``"last"``, else 0.
         pooling: ``"avg"`` (default) or ``"max"``, over all positions.
         seed: int, seed of the dropout; default 0.
 
@@ -34,7 +47,8 @@ def attach_head(backbone, task, *, dropout=0.2, pooling="avg", seed=0):
         A plain, compiled ``keras.Model`` from the backbone's input to ``(task.units,)`` predictions.
 
     Raises:
-        ValueError: an invalid argument, or a backbone that already has a head.
+        ValueError: an invalid argument; a backbone that already has a head; or, for ``"upper"`` and ``"all"``, one of
+            vectors alone, or with fewer weights than the head would have.
 
     Warns:
         UserWarning: the backbone ends in a linear dense layer behind its last feature map or sequence, which may be
@@ -49,8 +63,13 @@ def attach_head(backbone, task, *, dropout=0.2, pooling="avg", seed=0):
     import keras
     from keras import layers
 
-    task = task if isinstance(task, Task) else Classification.of(task)
-    if not 0 <= dropout < 1:
+    check_model(backbone, "backbone")
+    seed, task = as_seed(seed), task if isinstance(task, Task) else Classification.of(task)
+    if features not in FEATURES:
+        raise ValueError(f'features={features!r}; expected "last", "upper" or "all".')
+    if dropout is None:
+        dropout = 0.2 if features == "last" else 0
+    if not isinstance(as_number(dropout), (int, float)) or not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout!r}; expected a fraction from 0 to below 1.")
     if pooling not in ("avg", "max"):
         raise ValueError(f'pooling={pooling!r}; expected "avg" or "max".')
@@ -76,29 +95,41 @@ def attach_head(backbone, task, *, dropout=0.2, pooling="avg", seed=0):
             f"{advice}",
             stacklevel=2,
         )
-    x = outputs[0]
-    rank = len(x.shape)
-    if rank in (3, 4):
-        layer = {
-            ("avg", 4): layers.GlobalAveragePooling2D,
-            ("max", 4): layers.GlobalMaxPooling2D,
-            ("avg", 3): layers.GlobalAveragePooling1D,
-            ("max", 3): layers.GlobalMaxPooling1D,
-        }[pooling, rank]
-        # A feature map is (height, width, channels), whatever keras.json says.
-        x = layer(data_format="channels_last", name="head_pool")(x)
-    elif rank != 2:
+    rank = len(outputs[0].shape)
+    if rank not in (2, 3, 4):
         raise ValueError(
-            f"{backbone.name} has an output of shape {tuple(x.shape)}; expected a feature map, a sequence or a vector."
+            f"{backbone.name} has an output of shape {tuple(outputs[0].shape)}; expected a feature map, a sequence or "
+            "a vector."
         )
+    if features != "last":
+        inputs, x = _open_wide(backbone, features, pooling, task.units)
+    else:
+        inputs = functional_graph(backbone).input
+        x = outputs[0] if rank == 2 else pooling_layer(pooling, rank, name="head_pool")(outputs[0])
     if dropout:
         x = layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
     predict = layers.Dense(
         task.units, activation=task.activation, kernel_initializer="zeros", dtype="float32", name="head_classes"
     )
-    model = keras.Model(functional_graph(backbone).input, predict(x), name=backbone.name)
+    model = keras.Model(inputs, predict(x), name=backbone.name)
     model.compile(keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0), task.loss, metrics=task.metrics())
     return model
+
+
+def _open_wide(backbone, features, pooling, units):
+    """Open nested models, and return the inputs and the features of a wide head that is not larger than the rest."""
+    flat = open_model(backbone)
+    weights = flat.count_params()
+    x = wide_features(flat, features, pooling, backbone.name)
+    width = x.shape[-1]
+    size = width * (units + 2) + units  # kernel, means and variances, bias
+    if size > weights:
+        raise ValueError(
+            f'features="{features}" gives {width:,} numbers, and for {units:,} outputs a head of {size:,} weights, '
+            f"more than the {weights:,} of {backbone.name}; at most {max(0, (weights - 2 * width) // (width + 1)):,} "
+            'outputs fit, or write features="last".'
+        )
+    return flat.input, x
 
 
 def has_head(model):
@@ -148,8 +179,8 @@ def _ends_in(model, *activations):
 def is_predictor(model):
     """Say whether a model certainly puts out predictions: probabilities, one number, or the logits of its own loss.
 
-    A linear dense layer puts out logits where the model is compiled with a crossentropy. Where it is not, nobody knows:
-    it may be a head, or the projection of features.
+    A linear dense layer puts out logits where the model is compiled with a crossentropy, or where the head is wide.
+    Elsewhere nobody knows: it may be a head, or the projection of features.
 
     Args:
         model: ``keras.Model`` with one output.
@@ -172,7 +203,9 @@ def is_predictor(model):
     units = model.outputs[0].shape
     losses = [getattr(loss, "name", loss) for loss in keras.tree.flatten(compile_settings(model).get("loss"))]
     classifies = any("crossentropy" in str(getattr(loss, "__name__", loss)) for loss in losses)
-    return has_head(model) or (len(units) == 2 and units[-1] == 1) or (ends_in_logits(model) and classifies)
+    if has_head(model) or (len(units) == 2 and units[-1] == 1):
+        return True
+    return ends_in_logits(model) and (classifies or wide_head(calls_of(model) or []) is not None)
 
 
 def _pools(model):
@@ -258,7 +291,7 @@ def output_activation(model):
         if kind in ("Softmax", "Sigmoid"):  # layers and keras.ops
             last = (-1, 1) if len(shape) == 2 else (-1, len(shape) - 1)
             return "other" if getattr(operation, "axis", -1) not in last else kind.lower()
-        activation = _activation_name(operation)
+        activation = activation_of(operation)
         if activation in ("softmax", "sigmoid"):
             return activation
         if activation == "linear" and not isinstance(operation, layers.Activation):
@@ -267,13 +300,6 @@ def output_activation(model):
         if activation != "linear" and kind not in _NEUTRAL and not reshapes:
             return "other"
     return "other"
-
-
-def _activation_name(operation):
-    """Return the name of a layer's activation, which may be a function of Keras, TensorFlow or a layer."""
-    activation = getattr(operation, "activation", None)
-    name = getattr(activation, "__name__", None) or type(activation).__name__.lower()
-    return {"softmax_v2": "softmax"}.get(name, name)
 
 
 def _from_output(model, index=0):
@@ -303,7 +329,8 @@ def remove_head(model):
     """Cut a model behind its last feature map.
 
     Walks back from the output over pooling, flattening, dense layers, activations, dropout and casts to the last tensor
-    with height, width and channels. A model without such a tensor loses its last dense layer.
+    with height, width and channels. A model without such a tensor loses its last dense layer. A wide head goes as a
+    whole, with all that it reads of the layers in between.
 
     Args:
         model: functional or sequential ``keras.Model`` with one input and one output.
@@ -336,6 +363,10 @@ def remove_head(model):
         )
     made_by = {id(t): node for node in nodes for t in node.output_tensors}
     output = model.outputs[0]
+    wide = wide_head(calls_of(model))
+    tensors = {} if wide is None else {id(t): t for node in nodes for t in node.output_tensors}
+    if wide is not None and wide.output in tensors:  # else it is that of a nested model
+        return keras.Model(model.inputs[0], tensors[wide.output], name=model.name)
     chain = _head_chain(output, made_by)
     cut = _last_feature_map(chain, made_by)
     if cut is None:

@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 from thaw._keras import functional_graph, graph_nodes, sublayers
+from thaw._validation import check_model
+from thaw.models.wide_heads import backbone_path, wide_head
 
 HEAD = "head"
 
@@ -43,13 +45,17 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """One call of one layer in the graph, with nested models opened: ids and shapes of its inputs and outputs."""
+    """One call of one layer in the graph, with nested models opened: ids and shapes of its inputs and outputs.
+
+    ``data_format`` is that of the whole graph.
+    """
 
     layer: Any
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     shapes: tuple[tuple[int | None, ...], ...]
     input_shapes: tuple[tuple[int | None, ...], ...] = ()
+    data_format: str = "channels_last"
 
 
 def stages_of(model):
@@ -59,7 +65,8 @@ def stages_of(model):
     grid halves, in a transformer each repeated block is a stage, elsewhere each layer with weights. The boundary is
     where the fewest bytes cross. The head is everything behind the last feature map (or the last block, or the last
     hidden layer); a backbone that ends in a feature map has none. In a decoder (U-Net) each upsampling begins a stage,
-    and the last layer with weights is the head.
+    and the last layer with weights is the head. A wide head, which reads layers of all depths, is the head as a whole:
+    the stages below it are those of the backbone, and what crosses is what crosses in the backbone.
 
     Args:
         model: built ``keras.Model``, flat or nested.
@@ -77,6 +84,7 @@ def stages_of(model):
     """
     import keras
 
+    check_model(model)
     if not model.built:
         raise ValueError(f"{model.name} is not built yet; call it on an input, or begin it with keras.Input.")
     if not model.weights:
@@ -85,8 +93,13 @@ def stages_of(model):
     if calls is None:  # a subclassed model has no graph, only the layers that it declares
         leaves = [layer for layer in model.layers if layer.weights] or [model]
         return _named([[layer] for layer in leaves], [()] * len(leaves), [0] * len(leaves), has_head=True)
+    wide = wide_head(calls)
+    calls = backbone_path(calls)
     sizes = crossing_bytes(model, calls)
     starts, head = _starts(calls, sizes)
+    if wide is not None and (head is None or head > len(calls) - len(wide.calls)):
+        head = len(calls) - len(wide.calls)
+        starts = [*(start for start in starts if start < head), head]
     bounds = sorted({0, *starts})
     groups, shapes, crossing = [], [], []
     placed = set()
@@ -130,7 +143,23 @@ def calls_of(model):
         for t in _flat(model.inputs)
     ]
     _open(model, shapes, {}, calls)
-    return calls
+    data_format = data_format_of(call.layer for call in calls)
+    return [dataclasses.replace(call, data_format=data_format) for call in calls]
+
+
+def data_format_of(layers):
+    """Return ``"channels_last"`` or ``"channels_first"`` as the first layer that has a data format says.
+
+    Args:
+        layers: layers of one model, without nested models. Where none has a data format, ``keras.json`` decides.
+
+    Returns:
+        str.
+    """
+    import keras
+
+    formats = (getattr(layer, "data_format", None) for layer in layers)
+    return next(filter(None, formats), keras.config.image_data_format())
 
 
 def crossing_bytes(model, calls):
@@ -192,7 +221,7 @@ def operations_of(call):
 def _starts(calls, sizes):
     """Return the positions where stages begin, and that of the head, or ``None`` if there is none."""
     spatial = [i for i, call in enumerate(calls) if _grid(call) is not None and _grid(call) > 1]
-    blocks = _repeated_blocks(calls)
+    blocks = repeated_blocks(calls)
     upsampling = [i for i, call in enumerate(calls) if _enlarges(call)]
     if upsampling and not blocks and spatial[-1] == len(calls) - 1:  # a decoder, whose last layer predicts a map
         head = [i for i, c in enumerate(calls) if weights_of(c.layer) and not _is_norm(c)][-1]
@@ -205,7 +234,7 @@ def _starts(calls, sizes):
         last = max(blocks)
         tail = [i for i in range(last + 1, len(calls)) if weights_of(calls[i].layer)]
         # The last block ends where the next layer outside it begins; for blocks of single layers, at the final pooling.
-        head = _after_last_block(calls, blocks, tail)
+        head = after_last_block(calls, blocks, tail)
         return blocks + ([] if head is None else [head]), head
     weighted = [i for i, c in enumerate(calls) if weights_of(c.layer)]
     hidden = [i for i in weighted if not _is_norm(calls[i])] or weighted
@@ -223,7 +252,7 @@ def _enlarges(call):
     """Say whether a call makes a map larger, as in a decoder; padding, and spreading one position, do not count."""
     from keras import layers
 
-    grids = [n for shape in call.input_shapes if (n := _grid_of(shape)) is not None and n > 1]
+    grids = [n for shape in call.input_shapes if (n := _grid_of(shape, call.data_format)) is not None and n > 1]
     now = _grid(call)
     larger = bool(grids) and now is not None and now >= 2 * max(grids)
     return larger and not isinstance(call.layer, layers.ZeroPadding2D)
@@ -274,8 +303,15 @@ def _tensors_crossing(calls, position):
     return len({key for call in calls[position:] for key in call.inputs if key in made})
 
 
-def _repeated_blocks(calls):
-    """Return the positions where repeated transformer blocks begin: composite layers, or runs with one attention."""
+def repeated_blocks(calls):
+    """Return the positions where repeated transformer blocks begin: composite layers, or runs with one attention.
+
+    Args:
+        calls: from :func:`calls_of`.
+
+    Returns:
+        A list of int, empty where there are no such blocks.
+    """
     from keras import layers
 
     kinds = {}
@@ -303,7 +339,17 @@ def _pre_norm(calls, attention):
     return [c for c in calls if before.outputs[0] in c.inputs] == [calls[attention]]
 
 
-def _after_last_block(calls, blocks, tail):
+def after_last_block(calls, blocks, tail):
+    """Return the position where the last repeated block ends and the head begins; ``None`` where nothing follows.
+
+    Args:
+        calls: from :func:`calls_of`.
+        blocks: from :func:`repeated_blocks`, not empty.
+        tail: positions of the calls with weights behind the beginning of the last block.
+
+    Returns:
+        int or ``None``.
+    """
     composite = len(sublayers(calls[blocks[-1]].layer)) > 3 and len({type(calls[b].layer) for b in blocks}) == 1
     attention = "attention" in type(calls[blocks[-1]].layer).__name__.lower()
     if composite and not attention:
@@ -326,15 +372,13 @@ def _named(groups, shapes, crossing, *, has_head):
 
 def _grid(call):
     """Return the number of spatial positions of a call's output, or ``None`` if it has no height and width."""
-    return _grid_of(call.shapes[0] if call.shapes else ())
+    return _grid_of(call.shapes[0] if call.shapes else (), call.data_format)
 
 
-def _grid_of(shape):
+def _grid_of(shape, data_format):
     if len(shape) != 4:
         return None
-    import keras
-
-    size = shape[1:3] if keras.config.image_data_format() == "channels_last" else shape[2:4]
+    size = shape[1:3] if data_format == "channels_last" else shape[2:4]
     return None if None in size else math.prod(size)
 
 

@@ -13,6 +13,7 @@ from thaw._keras import (
     sublayers,
     trainable_flag,
 )
+from thaw._validation import as_seed
 
 
 @contextlib.contextmanager
@@ -297,7 +298,7 @@ def seed_everything(seed):
     import keras
     import tensorflow as tf
 
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(as_seed(seed))
     tf.config.experimental.enable_op_determinism()
 
 

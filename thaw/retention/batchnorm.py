@@ -6,7 +6,7 @@ from thaw._keras import mask_of, run_graph, set_mask, sublayers
 from thaw.data.conversion import as_dataset
 from thaw.models.stages import calls_of, is_graph, is_of_keras
 from thaw.models.state import preserve_variables
-from thaw.training.freezing import batchnorm_layers
+from thaw.training.freezing import batchnorm_layers, head_norms
 
 
 def estimate_batchnorm(model, x, layers=None, *, batch_size=128):
@@ -27,7 +27,7 @@ def estimate_batchnorm(model, x, layers=None, *, batch_size=128):
         model: a built ``keras.Model``; compiled or not.
         x: inputs, as an array, a tuple or dict of arrays, a :class:`thaw.Dataset` (read shuffled, not augmented), or a
             batched, finite ``tf.data.Dataset``. A few hundred examples are enough.
-        layers: a list of BatchNorm layers; ``None`` for all of the model's.
+        layers: a list of BatchNorm layers; ``None`` for all but those of a wide head (see :func:`thaw.attach_head`).
         batch_size: examples in a batch, as many as memory allows. Default 128.
 
     Returns:
@@ -44,7 +44,8 @@ def estimate_batchnorm(model, x, layers=None, *, batch_size=128):
         >>> [round(float(v[0]), 3) for v in model.non_trainable_variables]
         [3.0, 4.667]
     """
-    layers = batchnorm_layers(model) if layers is None else tuple(layers)
+    constants = {id(layer) for layer in head_norms(model)}
+    layers = [layer for layer in batchnorm_layers(model) if id(layer) not in constants] if layers is None else layers
     if not layers:
         return ()
     batches = _batches(as_dataset(x), batch_size)
@@ -94,7 +95,8 @@ def changed_batchnorms(model, versions):
             layers.update(inside)
         if inputs_changed or own:
             changed.update(call.outputs)
-    return tuple(layers.values())
+    constants = {id(layer) for layer in head_norms(model)}
+    return tuple(layer for layer in layers.values() if id(layer) not in constants)
 
 
 def _batches(dataset, batch_size):

@@ -17,6 +17,7 @@ def export_model(model, folder):
         folder: path of the folder to write; it appears when it is complete.
 
     Raises:
+        TypeError: no model was given, but a path, say.
         FileExistsError: the folder exists and is not empty.
         ValueError: a subclassed model, whose inputs are not known.
 
@@ -35,7 +36,9 @@ def export_model(model, folder):
     import tensorflow as tf
 
     from thaw._keras import functional_graph, graph_nodes
+    from thaw._validation import check_model
 
+    check_model(model)
     if graph_nodes(model) is None:
         raise ValueError(f"{model.name} is a subclassed model, whose inputs are not known; write model.export(folder).")
     folder = Path(folder)

@@ -148,7 +148,7 @@ def verify_run(folder):
 
     Raises:
         FileNotFoundError: there is no finished run.
-        ValueError: a file is damaged or missing; the message names it.
+        ValueError: no path, or that of a file in a run; or a file is damaged or missing: the message names it.
 
     Example:
         >>> from thaw.runs import verify_run
@@ -156,7 +156,11 @@ def verify_run(folder):
         Traceback (most recent call last):
         FileNotFoundError: There is no folder nowhere; expected a run folder.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ValueError(f"folder={folder!r}; expected the path of a run folder.")
     folder = Path(folder)
+    if folder.is_file() and (folder.parent / MANIFEST).exists():
+        raise ValueError(f"{folder} is a file of a run; give its folder, {folder.parent}.")
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}; expected a run folder.")
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thaw._validation import as_int
+from thaw._validation import as_int, check_model
 from thaw.data.dataset import Dataset
 
 BATCHES_IN_MEMORY = 64  # of decoded images, whatever the number of files
@@ -27,7 +27,8 @@ def predict(model, inputs, labels, *, top=3, batch_size=32):
         of ``{"label", "probability"}``, most probable first.
 
     Raises:
-        ValueError: inputs of another shape than the model takes, or another number of labels than it has outputs.
+        ValueError: inputs of another shape than the model takes, or with NaN or infinity; or another number of labels
+            than it has outputs.
 
     Example:
         >>> import keras, numpy as np
@@ -36,17 +37,21 @@ def predict(model, inputs, labels, *, top=3, batch_size=32):
         >>> predict(model, np.array([[0.0, np.log(3)]]), ["cat", "dog"], top=1)[0]["label"]
         'dog'
     """
+    from thaw.data.conversion import as_dataset
     from thaw.features.predictions import batch_probabilities
 
+    check_model(model)
     top = as_int("top", top, 1)
     labels = [str(name) for name in labels]
     if isinstance(inputs, Dataset):
+        as_dataset(inputs)  # refuses NaN, for which the weights would be blamed
         batches = (batch[0] for batch in inputs.ordered(batch_size))
     else:
         inputs = np.asarray(inputs)
         _check_shape(model, inputs)
         if len(inputs) == 0:
             return []
+        as_dataset(inputs)
         batches = (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
     p = batch_probabilities(model, batches, examples=len(inputs))
     if p.shape[1] != len(labels):
@@ -103,6 +108,8 @@ def predict_files(model, files, labels, *, top=3, batch_size=32):
 
     for file in map(str, files):
         try:
+            if Path(file).is_dir():
+                raise ValueError(f"is a folder; give the images in it, such as {Path(file) / '*.jpg'}")
             images.append(decode(file, size))
         except (ValueError, OSError) as error:
             predictions.append({"file": file, "error": getattr(error, "strerror", None) or str(error)})

@@ -46,6 +46,7 @@ def tune_images(
     *,
     backbone,
     plan="auto",
+    features="auto",
     advice=None,
     batch_size=32,
     seed=0,
@@ -63,6 +64,7 @@ def tune_images(
         folder: as for :func:`thaw.tune`.
         backbone: ``keras.Model``, or a :class:`~thaw.retention.source_tasks.SourceTask`.
         plan: a :class:`thaw.Plan`, or ``"auto"``.
+        features: as for :func:`thaw.tune`.
         advice: dict of keyword arguments of :func:`thaw.advise`. Defaults to none.
         batch_size: as for :func:`thaw.tune`.
         seed: as for :func:`thaw.tune`.
@@ -111,12 +113,13 @@ def tune_images(
         refuse_finished(folder)
         config = _write_config(folder, options or {}, plan)
         work = folder / UNFINISHED
-        model = attach_head(source.backbone, task, seed=seed)
+        sizes = {"batch_size": batch_size, "seed": seed}
+        choice = _choose_features(features, plan, source.backbone, task, train, callbacks, **sizes)
+        model = attach_head(source.backbone, task, features=choice.features, seed=seed)
         model.compile(**compile_settings(model) | {"optimizer": _build_optimizer(*optimizer)})
         is_measured = source.examples is not None or source.max_forgetting is not None
         _check_monitor(model, monitor, mode, ["retention"] if is_measured else [], callbacks)
         decides = monitor_of(model, monitor, mode)
-        sizes = {"batch_size": batch_size, "seed": seed}
         forgetting = ForgettingMonitor(source, model, splits, work, monitor=decides[0], mode=decides[1], **sizes)
         settings = advice_settings(advice or {}, source.max_forgetting, **sizes)
         resolved = resolve_plan(plan, model, train, splits.validation, work, settings=settings, callbacks=callbacks)
@@ -164,7 +167,14 @@ def tune_images(
                 f"The accuracy is not distinguishable from {metrics['majority']:.3f}, that of always predicting the "
                 "most frequent class."
             )
-        metrics["notes"] = [*splits.notes, *resolved.notes, *history.notes, *forgetting.notes, *metrics["notes"]]
+        metrics["notes"] = [
+            *splits.notes,
+            *choice.notes,
+            *resolved.notes,
+            *history.notes,
+            *forgetting.notes,
+            *metrics["notes"],
+        ]
         if resolved.advice is not None:
             write_atomically(folder / RECORD, write_text(to_json(resolved.advice)))
         model.compiled = False  # a new optimizer in the file would make Keras warn when it is opened
@@ -186,6 +196,29 @@ def tune_images(
         )
         shutil.rmtree(work, ignore_errors=True)
     return model, metrics, history
+
+
+def _choose_features(features, plan, backbone, task, train, callbacks, *, batch_size, seed):
+    """Return the features that the head reads: those asked for, or the best where the plan solves for the head alone.
+
+    Where later phases train the backbone, which brings out of the last layer what earlier ones hold, it is the last.
+    """
+    import functools
+
+    from thaw.training.callbacks import notify
+    from thaw.transfer.head_choice import HeadChoice, choose_head
+
+    if features != "auto":
+        return HeadChoice(features)
+    solves = isinstance(plan, Plan) and len(plan) == 1 and plan[0].solver != "gradient"
+    if not solves:
+        return HeadChoice("last")
+    progress = functools.partial(notify, callbacks, "on_precompute")
+    solver, views = plan[0].solver, plan[0].versions or None
+    train = train if views else train.replace(augment=None)
+    return choose_head(
+        backbone, task, train, solver=solver, views=views, batch_size=batch_size, seed=seed, progress=progress
+    )
 
 
 def advice_settings(given, max_forgetting, *, batch_size, seed):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import string
 import time
+from functools import partialmethod
 
 import keras
 import numpy as np
 
 from thaw._keras import learning_rate_of_last_step, moving_averages, sublayers
-from thaw.tasks import all_compiled_metrics, metric_name, monitor_of
+from thaw.tasks import compiled_metrics, metric_name, monitor_of
 
 
 class TuneCallback(keras.callbacks.Callback):
@@ -161,37 +162,18 @@ class UserCallbacks(keras.callbacks.Callback):
             if not isinstance(callback, _ONE_PHASE):
                 callback.on_train_end(self.last_logs)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def _forward(self, event, *arguments, **named):
         for callback in self.callbacks:
-            callback.on_epoch_begin(epoch, logs)
+            getattr(callback, event)(*arguments, **named)
 
-    def on_epoch_end(self, epoch, logs=None):
-        for callback in self.callbacks:
-            callback.on_epoch_end(epoch, logs)
-
-    def on_train_batch_begin(self, batch, logs=None):
-        for callback in self.callbacks:
-            callback.on_train_batch_begin(batch, logs=logs)
-
-    def on_train_batch_end(self, batch, logs=None):
-        for callback in self.callbacks:
-            callback.on_train_batch_end(batch, logs=logs)
-
-    def on_test_begin(self, logs=None):
-        for callback in self.callbacks:
-            callback.on_test_begin(logs)
-
-    def on_test_end(self, logs=None):
-        for callback in self.callbacks:
-            callback.on_test_end(logs)
-
-    def on_test_batch_begin(self, batch, logs=None):
-        for callback in self.callbacks:
-            callback.on_test_batch_begin(batch, logs=logs)
-
-    def on_test_batch_end(self, batch, logs=None):
-        for callback in self.callbacks:
-            callback.on_test_batch_end(batch, logs=logs)
+    on_epoch_begin = partialmethod(_forward, "on_epoch_begin")
+    on_epoch_end = partialmethod(_forward, "on_epoch_end")
+    on_train_batch_begin = partialmethod(_forward, "on_train_batch_begin")
+    on_train_batch_end = partialmethod(_forward, "on_train_batch_end")
+    on_test_begin = partialmethod(_forward, "on_test_begin")
+    on_test_end = partialmethod(_forward, "on_test_end")
+    on_test_batch_begin = partialmethod(_forward, "on_test_batch_begin")
+    on_test_batch_end = partialmethod(_forward, "on_test_batch_end")
 
 
 _ONE_PHASE = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)  # they steer one phase
@@ -456,7 +438,7 @@ def _logged_names(callbacks, model, validation):
     if own or not usual or len(getattr(model, "outputs", None) or ()) != 1:
         return None
     inside = [metric for layer in sublayers(model, include_self=False) for metric in getattr(layer, "metrics", ())]
-    names = ["loss", *(metric_name(metric) for metric in [*all_compiled_metrics(model), *inside])]
+    names = ["loss", *(metric_name(metric) for metric in [*compiled_metrics(model), *inside])]
     if len(set(names)) < len(names):  # Keras renames one of them
         return None
     names += [f"val_{name}" for name in names] if validation else []

@@ -149,8 +149,8 @@ def read_checkpoint(file):
                     array = stored[key]
                     array = array.view(np.dtype(types[key])) if key in types else array
                     arrays.setdefault(name, {})[int(index)] = array
-    except (zipfile.BadZipFile, ValueError, TypeError, KeyError, EOFError) as error:
-        raise ValueError(f"{file} is damaged ({error}); delete it to start the run from its beginning.") from error
+    except (zipfile.BadZipFile, ValueError, TypeError, KeyError, EOFError) as error:  # whose words are NumPy's own
+        raise ValueError(f"{file} is damaged; delete it to start the run from its beginning.") from error
     if meta.pop("format", None) != FORMAT:
         raise ValueError(
             f"{file} was written by another version of thaw, and only it can resume the run; finish the run with that "

@@ -42,8 +42,9 @@ class Forecast:
 def forecast(model, plan, examples, *, batch_size=32, measure=True):
     """Forecast what each phase of a plan trains and how long it takes, without training.
 
-    With ``views=0`` the forecast assumes augmentation, so that each epoch computes the whole model. Without
-    augmentation the frozen part is cached, and training takes less time than forecast.
+    A solved phase is forecast as one pass and one epoch, without the solver itself, which takes seconds for thousands
+    of examples. With ``views=0`` the forecast of other phases assumes augmentation, so that each epoch computes the
+    whole model. Without augmentation the frozen part is cached, and training takes less time than forecast.
 
     Args:
         model: a built ``keras.Model`` with its head. Weights, ``trainable`` flags, compilation and random states are
@@ -78,11 +79,12 @@ def forecast(model, plan, examples, *, batch_size=32, measure=True):
             is_served = cached_for is not None and cached_for <= set(trainable) and phase.versions >= cached_versions
             served = cached_versions if is_served else 0
             cached_for, cached_versions = (set(trainable), phase.versions) if phase.views else (None, 0)
+            epochs = phase.epochs if phase.solver == "gradient" else 1
             rates = {s.name: phase.learning_rate * phase.layer_decay ** depth[s.name] for s in trainable}
             parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
             before, epoch = _seconds(model, phase, examples, batch_size, served) if measure else (0.0, 0.0)
             names = tuple(stage.name for stage in trainable)
-            seconds = before + phase.epochs * epoch
+            seconds = before + epochs * epoch
             forecasts.append(Forecast(phase.name, names, parameters, rates, seconds, before))
     return tuple(forecasts)
 
@@ -98,13 +100,14 @@ def _seconds(model, phase, examples, batch_size, cached_versions):
         what = f"takes inputs of any length ({lengths})" if lengths else "is a subclassed model, without an Input"
         raise ValueError(f"{model.name} {what}, so that there is nothing to measure with; write measure=False.")
     prefix, suffix = None, model
-    if phase.views:
+    if phase.views or phase.solver != "gradient":
         with contextlib.suppress(CannotSplit):
             prefix, suffix = split_model(model)
     x = keras.tree.map_structure(lambda t: _noise((batch_size, *t.shape[1:]), t.dtype), functional_graph(model).input)
     before = 0.0
     if prefix is not None:
-        batches = train * (phase.versions - cached_versions) + (0 if cached_versions else validation)
+        versions = phase.versions if phase.views else 1  # a solver sees the examples as they are
+        batches = train * (versions - cached_versions) + (0 if cached_versions else validation)
         usual, compiling = _timed(inference_runner(prefix, batch_size, examples=batch_size * batches), x)
         before = compiling + usual * batches
         x = prefix(x, training=False)

@@ -6,7 +6,8 @@ import math
 import numpy as np
 
 from thaw._keras import learnable_variables, set_layer_trainable, sublayers
-from thaw.models.stages import HEAD, stages_of
+from thaw.models.stages import HEAD, calls_of, stages_of
+from thaw.models.wide_heads import wide_head
 
 
 def freeze(model, train="head", batchnorm="frozen", stages=None):
@@ -23,8 +24,8 @@ def freeze(model, train="head", batchnorm="frozen", stages=None):
         model: a built ``keras.Model``; its ``trainable`` flags are changed in place.
         train: ``"head"``; ``"all"``; an int ``n`` for the head and the ``n`` stages below it; or a tuple of stage
             names. Default ``"head"``.
-        batchnorm: ``"frozen"`` freezes every BatchNorm layer; ``"trained"`` trains those of trainable stages. Default
-            ``"frozen"``.
+        batchnorm: ``"frozen"`` freezes every BatchNorm layer; ``"trained"`` trains those of trainable stages, but for
+            the constants by which a wide head standardizes its features. Default ``"frozen"``.
         stages: the result of :func:`thaw.stages_of` for this model, where it is known; ``None`` to compute it.
 
     Returns:
@@ -51,8 +52,8 @@ def freeze(model, train="head", batchnorm="frozen", stages=None):
         for layer in stage.layers
         for inner in (sublayers(layer) if stage not in trainable else ())
     }
-    if batchnorm == "frozen":
-        frozen |= {id(layer) for layer in batchnorm_layers(model)}
+    norms = batchnorm_layers(model) if batchnorm == "frozen" else head_norms(model)
+    frozen |= {id(layer) for layer in norms}
     # The containers around the stages are set too: a layer inside one that is frozen would not train.
     for layer in sublayers(model):
         set_layer_trainable(layer, id(layer) not in frozen)
@@ -102,6 +103,16 @@ def batchnorm_layers(layer):
     import keras
 
     return tuple(inner for inner in sublayers(layer) if isinstance(inner, keras.layers.BatchNormalization))
+
+
+def head_norms(model):
+    """Return the BatchNorm layers by which a wide head standardizes its features, as a tuple.
+
+    Their statistics are constants that the weights behind them were found with: see :func:`thaw.attach_head`.
+    """
+    calls = calls_of(model)
+    head = None if calls is None else wide_head(calls)
+    return () if head is None else head.norms
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,7 +136,7 @@ def _linear_decay(peak, steps, warmup_steps):
     return WarmupThenLinear(peak * steps / (steps - warmup_steps), decay_steps=steps, end_learning_rate=0.0)
 
 
-def layerwise_lr_decay(optimizer, model, decay):
+def layerwise_lr_decay(optimizer, model, decay, *, head=1.0):
     """Make each stage of a model learn at ``decay`` times the rate of the stage above it.
 
     These are discriminative, or layerwise, learning rates (Howard and Ruder 2018). The rate is scaled where the
@@ -149,7 +149,9 @@ def layerwise_lr_decay(optimizer, model, decay):
         optimizer: any Keras optimizer, also inside a ``LossScaleOptimizer``; changed in place.
         model: a built ``keras.Model``, or its stages from :func:`thaw.stages_of`. The last stage learns at the full
             rate.
-        decay: factor from one stage to the one below it, above 0, at most 1. At 1 the optimizer is not changed.
+        decay: factor from one stage to the one below it, above 0, at most 1.
+        head: factor of the last stage alone, for a head of so many features that its steps would be too long. Default
+            1. Where both factors are 1, the optimizer is not changed.
 
     Returns:
         The same optimizer.
@@ -169,18 +171,44 @@ def layerwise_lr_decay(optimizer, model, decay):
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay={decay!r}; expected a number above 0, at most 1.")
-    if decay == 1:
+    if decay == head == 1:
         return optimizer
     stages = model if isinstance(model, (tuple, list)) else stages_of(model)
     factors = {}
     for depth, stage in enumerate(reversed(stages)):
         for layer in stage.layers:
             for variable in layer.weights:
-                factors[variable_key(optimizer, variable)] = decay**depth
+                factors[variable_key(optimizer, variable)] = decay**depth if depth else head
+    return _scale_rates(optimizer, lambda variable: factors.get(variable_key(optimizer, variable), 1.0))
 
-    def factor_of(variable):
-        return factors.get(variable_key(optimizer, variable), 1.0)
 
+def scale_learning_rate(optimizer, layers, factor):
+    """Multiply the learning rate of some layers, where the optimizer applies it, as :func:`layerwise_lr_decay` does.
+
+    Args:
+        optimizer: any Keras optimizer, also inside a ``LossScaleOptimizer``; changed in place.
+        layers: the layers.
+        factor: float from 0; at 0 their weights do not change.
+
+    Returns:
+        The same optimizer.
+
+    Example:
+        >>> import keras
+        >>> from thaw.training.optimizers import scale_learning_rate
+        >>> layer = keras.layers.Dense(1)
+        >>> layer.build((None, 1))
+        >>> optimizer = scale_learning_rate(keras.optimizers.SGD(1.0), [layer], 0.0)
+        >>> optimizer.build(layer.trainable_variables)
+        >>> optimizer.apply([keras.ops.ones(v.shape) for v in layer.trainable_variables])
+        >>> layer.bias.numpy().tolist()
+        [0.0]
+    """
+    keys = {variable_key(optimizer, variable) for layer in layers for variable in layer.weights}
+    return _scale_rates(optimizer, lambda variable: factor if variable_key(optimizer, variable) in keys else 1.0)
+
+
+def _scale_rates(optimizer, factor_of):
     def scaled(update_step):
         return lambda gradient, variable, rate: update_step(gradient, variable, rate * factor_of(variable))
 

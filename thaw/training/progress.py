@@ -14,6 +14,7 @@ from thaw.training.callbacks import TuneCallback
 
 # Epochs that take less are reported in one line for the whole phase.
 MIN_SECONDS_FOR_A_LINE = 2.0
+STEPS_FOR_ESTIMATE = 5
 
 
 def _bars(console, shown=True):
@@ -47,6 +48,38 @@ def count_progress():
             bars.update(tasks[what], completed=done, total=total)
 
         yield progress
+
+
+def with_estimate(progress, say):
+    """Wrap a function of progress: after a few steps say, once, how long the others take.
+
+    The first step is left out of the estimate, because it compiles.
+
+    Args:
+        progress: function of ``(done, total)``, or ``None``.
+        say: function of a line of text.
+
+    Returns:
+        A function of ``(done, total)``, for one count from 1 to ``total``.
+
+    Example:
+        >>> progress = with_estimate(None, print)
+        >>> for done in range(1, 10):
+        ...     progress(done, 9)
+        about 0 s
+    """
+    began = None
+
+    def counted(done, total):
+        nonlocal began
+        if done == 1:
+            began = time.monotonic()
+        elif done == 1 + STEPS_FOR_ESTIMATE:
+            say(f"about {(time.monotonic() - began) / STEPS_FOR_ESTIMATE * (total - done):.0f} s")
+        if progress:
+            progress(done, total)
+
+    return counted
 
 
 def _count(number, noun):
@@ -128,7 +161,8 @@ class ProgressBar(TuneCallback):
         self.console.print(f"{phase.name}: {names} at {phase.learning_rate:g}, {_count(phase.epochs, 'epoch')}")
 
     def on_precompute(self, done, total):
-        self._bar(f"{self.phase.name}: computing the frozen layers once", done, total)
+        name = "head" if self.phase is None else self.phase.name  # before the first phase, its head is chosen
+        self._bar(f"{name}: computing the frozen layers once", done, total)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.began = epoch, time.monotonic()

@@ -7,7 +7,9 @@ import math
 
 import numpy as np
 
+from thaw._validation import as_int, as_seed
 from thaw.metrics.intervals import Estimate
+from thaw.tasks import class_numbers
 from thaw.transfer.readouts import ridge_predict, stratified_folds
 
 NORMAL_QUANTILE = 1.959964  # 97.5 % of a normal distribution lie below
@@ -76,7 +78,8 @@ def learning_curve(features, y, test_features, test_y, *, draws=3, seed=0):
         :class:`LearningCurve`.
 
     Raises:
-        ValueError: fewer than 8 examples, fewer than 2 test examples, or arrays of different length.
+        ValueError: fewer than 8 examples, fewer than 2 test examples, arrays that do not belong together, or labels
+            that are no class numbers.
 
     Example:
         >>> import numpy as np
@@ -86,7 +89,13 @@ def learning_curve(features, y, test_features, test_y, *, draws=3, seed=0):
         >>> [point.examples for point in learning_curve(x[:40], y[:40], x[40:], y[40:]).points]
         [10, 20, 40]
     """
+    draws, seed = as_int("draws", draws, 1), as_seed(seed)
     features, test_features, y, test_y = map(np.asarray, (features, test_features, y, test_y))
+    if features.ndim != 2 or test_features.ndim != 2 or features.shape[1] != test_features.shape[1]:
+        raise ValueError(
+            f"The features have shape {features.shape} and the test features {test_features.shape}; expected (n, d) "
+            "and (m, d)."
+        )
     if len(features) != len(y) or len(test_features) != len(test_y) or y.ndim != 1 or test_y.ndim != 1:
         raise ValueError(
             f"There are {len(features)} rows of features for labels of shape {y.shape}, and {len(test_features)} test "
@@ -97,6 +106,7 @@ def learning_curve(features, y, test_features, test_y, *, draws=3, seed=0):
             f"There are {len(y)} examples and {len(test_y)} test examples; expected at least {MIN_EXAMPLES}, to draw a "
             f"quarter of them, and {MIN_TEST_EXAMPLES}."
         )
+    y, test_y = class_numbers(y), class_numbers(test_y)
     targets = np.eye(int(max(y.max(), test_y.max())) + 1)[y]
     correct, variances, counts = [], [], []
     for parts in PARTS:

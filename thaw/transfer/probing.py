@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from thaw._validation import as_int, as_seed, check_model
 from thaw.data.conversion import as_dataset
 from thaw.features.stage_features import stage_features
 from thaw.metrics.intervals import Estimate, binomial_interval, bootstrap
@@ -134,6 +135,7 @@ def probe(model, x, y=None, *, folds=5, max_examples=5000, batch_size=32, regres
         >>> [row.stage for row in result.rows], result.classes, result.best.score.value > 0.8
         (['stage1'], 2, True)
     """
+    _check_settings(folds, regression, seed)
     dataset = as_dataset(x, y, labelled=True)
     drawing = {"max_examples": max_examples, "batch_size": batch_size, "seed": seed}
     features, y = stage_features(model, dataset, **drawing, progress=progress)
@@ -164,6 +166,20 @@ def probe_features(features, y, *, folds=5, regression=False, seed=0):
         >>> probe_features(features, y).best.stage
         'stage2'
     """
+    _check_settings(folds, regression, seed)
+    if not isinstance(features, dict) or not features:
+        given = "empty" if isinstance(features, dict) else f"a {type(features).__name__}"
+        raise ValueError(
+            f"features is {given}; expected a dict from stages to (n, width) arrays, as thaw.transfer.stage_features "
+            "returns it."
+        )
+    features, y = {stage: np.asarray(x) for stage, x in features.items()}, np.asarray(y)
+    for stage, x in features.items():
+        if x.ndim != 2 or x.shape[:1] != y.shape[:1] or not len(x):
+            raise ValueError(
+                f"The features of {stage} have shape {x.shape} and the labels {y.shape}; expected one row of numbers "
+                "and one label for each example."
+            )
     if regression:
         targets, labels = _numbers(y), np.zeros(len(y), np.int64)
     else:
@@ -191,6 +207,13 @@ def probe_features(features, y, *, folds=5, regression=False, seed=0):
     frequencies = np.bincount(labels) / len(labels)
     known = (None, None) if regression else (len(frequencies), float(frequencies.max()))
     return Probe(tuple(rows), len(y), *known, folds, shrink)
+
+
+def _check_settings(folds, regression, seed):
+    as_int("folds", folds, 2)
+    as_seed(seed)
+    if not isinstance(regression, (bool, np.bool_)):
+        raise ValueError(f"regression={regression!r}; expected True or False.")
 
 
 def _consecutive_class_numbers(y):
@@ -321,6 +344,8 @@ def rank(backbones, x, y=None, *, folds=5, max_examples=5000, batch_size=32, reg
     """
     if not isinstance(backbones, dict) or not backbones:
         raise ValueError("There are no backbones; expected a dict from names to models.")
+    for name, model in backbones.items():
+        check_model(model, f"backbones[{name!r}]")
     dataset = as_dataset(x, y, labelled=True)
     settings = {"folds": folds, "max_examples": max_examples, "batch_size": batch_size, "regression": regression}
     rows = []
