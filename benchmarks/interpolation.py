@@ -163,7 +163,8 @@ def with_old_head(old, new, seed):
     features = backbone("efficientnet_lite0", input_shape=(SIZE, SIZE, 3))
     before = attach_head(features, classes[0], seed=seed)
     before.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    fine_tune(before, Plan.named("probe", epochs=20, learning_rate=5e-3), old[0], validation_data=old[1], seed=seed)
+    head = Phase(name="head", epochs=20, train="head", learning_rate=5e-3, views=4)
+    fine_tune(before, [head], old[0], validation_data=old[1], seed=seed)
     return Pair(
         model=attach_head(features, classes[1], seed=seed),
         plan=Plan.named("probe_then_tune"),

@@ -1,5 +1,7 @@
 """A phase with a solver: the head is solved in one epoch, which measures and changes nothing else."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -47,8 +49,9 @@ def assert_same(a, b):
         None,
         lambda: keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=0.1),
         lambda: keras.optimizers.Adam(0.1, use_ema=True),
+        lambda: keras.optimizers.Ftrl(0.1),  # which divides by its rate
     ],
-    ids=["adamw", "sgd", "ema"],
+    ids=["adamw", "sgd", "ema", "ftrl"],
 )
 def test_is_solve_head(features, optimizer, pictures, tmp_path):
     x, y = pictures
@@ -72,9 +75,13 @@ def test_a_callback_that_sets_the_rate_changes_nothing_in_a_solved_epoch(picture
     x, y = pictures
     schedule = keras.callbacks.LearningRateScheduler(lambda epoch: 0.5)
     model, solved = build(), build()
-    fine_tune(model, [HEAD], x, y, validation_data=(x, y), callbacks=[schedule], cache_dir=tmp_path, verbose=0)
+    constant = [dataclasses.replace(HEAD, schedule="constant", warmup=0)]
+    fine_tune(model, constant, x, y, validation_data=(x, y), callbacks=[schedule], cache_dir=tmp_path, verbose=0)
     solve_head(solved, x, y, cache_dir=tmp_path)
     assert_same(model, solved)
+    # Where the head cannot be solved, the schedule would set the rate too.
+    with pytest.raises(ValueError, match="LearningRateScheduler sets the learning rate, and so does the schedule"):
+        fine_tune(build(), [HEAD], x, y, validation_data=(x, y), callbacks=[schedule], verbose=0)
 
 
 @pytest.mark.parametrize("features", ["last", "all"])
@@ -123,6 +130,43 @@ def test_a_loss_that_no_solver_knows_is_trained_by_gradient_descent(pictures, tm
     history = fine_tune(model, [HEAD], x, np.eye(3)[y], validation_data=(x, np.eye(3)[y]), verbose=0)
     assert history.history["phase"] == ["head"] * 3
     assert any("gradient descent: categorical_crossentropy smooths" in note for note in history.notes)
+
+
+def test_soft_labels_are_trained_by_gradient_descent(pictures):
+    x, y = pictures
+    model, soft = build(loss="categorical_crossentropy"), np.eye(3)[y] * 0.8 + 0.2 / 3
+    history = fine_tune(model, [HEAD], x, soft, validation_data=(x, soft), verbose=0)
+    assert len(history.epoch) == 3
+    assert any("gradient descent: The labels are rows of 3 numbers that are not one-hot" in n for n in history.notes)
+
+
+def test_hidden_layers_of_a_head_are_trained_with_it(pictures):
+    """The solver would set the last layer alone, and leave the others at random."""
+    x, y = pictures
+    seed_everything(0)
+    inputs = keras.Input((8, 8, 3))
+    pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3, activation="relu")(inputs))
+    hidden = layers.Dense(4, "relu", name="hidden")
+    model = keras.Model(inputs, layers.Dense(3, "softmax")(hidden(pooled)))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    before = hidden.kernel.numpy()
+    history = fine_tune(model, [HEAD], x, y, validation_data=(x, y), verbose=0)
+    assert np.abs(hidden.kernel.numpy() - before).max() > 0
+    assert any("gradient descent: The head has other weights too" in note for note in history.notes)
+
+
+def test_without_a_solver_the_examples_are_as_they_are_all_the_same(pictures, tmp_path):
+    x, y = pictures
+
+    def shift(x, seed):
+        return x + 100.0
+
+    smooth = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+    plain, augmented = build(loss=smooth), build(loss=smooth)
+    fine_tune(plain, [HEAD], x, np.eye(3)[y], validation_data=(x, np.eye(3)[y]), verbose=0)
+    data = Dataset(x=x, y=np.eye(3)[y], augment=shift)
+    fine_tune(augmented, [HEAD], data, validation_data=(x, np.eye(3)[y]), verbose=0)
+    assert_same(plain, augmented)
 
 
 def test_a_stream_is_trained_by_gradient_descent(pictures):
@@ -197,6 +241,8 @@ def test_cached_and_computed_in_every_epoch_are_the_same(features, pictures, tmp
 
 
 def test_a_solver_is_for_the_head_alone():
+    with pytest.raises(ValueError, match='expected "frozen", because a solver trains nothing else'):
+        dataclasses.replace(HEAD, batchnorm="trained")
     with pytest.raises(ValueError, match='has solver = "lbfgs" and train ='):
         Phase(name="all", epochs=1, solver="lbfgs")
     with pytest.raises(ValueError, match="expected one of gradient, lbfgs, svm, ridge"):

@@ -95,6 +95,27 @@ def test_tune_takes_splits_a_model_and_callbacks(place, tuned, tmp_path):
     assert run.config["plan"] == "plan.toml"
 
 
+def test_a_resumed_run_keeps_the_head_that_was_chosen(place, tmp_path):
+    """The choice is recorded: where the cache is gone, another runtime might tip it."""
+    import keras
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    options = {"model": str(place / "small.keras"), "plan": PROBE, "verbose": 0}
+    with pytest.raises(KeyboardInterrupt):
+        thaw.tune(place / "photos", tmp_path / "run", callbacks=[Stop()], **options)
+    record = tmp_path / "run/unfinished/head.json"
+    chosen = json.loads(record.read_text())
+    assert chosen["features"] in ("last", "upper", "all")
+    chosen["features"] = "all"
+    record.write_text(json.dumps(chosen))
+    run = thaw.tune(place / "photos", tmp_path / "run", **options)
+    assert any(layer.name == "head_standardized" or layer.name.endswith("_norm") for layer in run.model.layers)
+    assert not record.exists()
+
+
 def test_tune_keeps_the_augmentation_of_splits(place, tmp_path):
     import dataclasses
 

@@ -159,7 +159,7 @@ def fine_tune(
     clone_optimizer(settings["optimizer"])  # one that cannot be cloned is refused now
     monitor, mode = monitor_of(model, monitor, mode, validation=validation is not None)
     callbacks = callback_list(callbacks)
-    rates = {phase.name: _learning_rate(phase, train.steps(batch_size)) for phase in plan if phase.solver == "gradient"}
+    rates = {phase.name: _learning_rate(phase, train.steps(batch_size)) for phase in plan}
     check_callbacks(callbacks, model, rates, validation=validation is not None, monitor=monitor)
     stages = stages_of(model)
     with contextlib.ExitStack() as stack:
@@ -224,7 +224,11 @@ def _run_phase(run, plan, train, validation, saved):
     phase = plan[log["phase"]]
     trainable = freeze(model, phase.train, phase.batchnorm, stages=run.stages)
     run.notify("on_phase_begin", phase, trainable)
-    run.user_callbacks.later_epochs = sum(later.epochs for later in plan[log["phase"] + 1 :])
+    later_epochs = [later.epochs if later.solver == "gradient" else 1 for later in plan[log["phase"] + 1 :]]
+    run.user_callbacks.later_epochs = sum(later_epochs)
+    augmented = train.random_access and train.augment is not None
+    if phase.solver != "gradient" and not phase.views and augmented:  # a solver sees the examples as they are
+        train = train.replace(augment=None)
     if saved is None:
         log["first"], start, over = len(log["rows"]), [v.numpy().copy() for v in model.weights], False
     else:
@@ -248,6 +252,7 @@ def _run_phase(run, plan, train, validation, saved):
                     runtime=log["runtime"],
                     cache_dir=run.cache_dir,
                     run_id=run.cuts.run_id,
+                    augmented=augmented,
                     progress=functools.partial(run.notify, "on_precompute"),
                 )
                 fitted, train, validation = cached.suffix, cached.train, cached.validation
@@ -286,10 +291,14 @@ def _head_to_solve(run, phase, train):
         return None
     try:
         if run.cuts.flat is None:
-            raise CannotSolve(f"{run.model.name} has no graph that can be read.")
+            raise CannotSolve(run.cuts.by_phase[0].reason)
         if not train.random_access:
             raise CannotSolve("The training data are a stream.")
-        return solvable_head(run.cuts.flat, run.settings["loss"], phase.solver)
+        head = solvable_head(run.cuts.flat, run.settings["loss"], phase.solver, train.y)
+        own = {id(variable) for variable in head.dense.trainable_variables}
+        if others := [v.path for v in run.model.trainable_variables if id(v) not in own]:
+            raise CannotSolve(f"The head has other weights too, such as {others[0]}.")
+        return head
     except CannotSolve as reason:
         note = f'Phase "{phase.name}": the head is trained by gradient descent: {str(reason).rstrip(".")}.'
         run.log["notes"] += [note] if note not in run.log["notes"] else []
@@ -299,9 +308,8 @@ def _head_to_solve(run, phase, train):
 def _solve(run, phase, head, fitted, train):
     """Solve for the head of a phase, from the cached features where there are some."""
     begin = None if fitted is run.model else run.cuts.by_phase[run.log["phase"]]
-    dataset = train if phase.views else train.replace(augment=None)
     options = {"batch_size": run.batch_size, "cache_dir": run.cache_dir, "views": phase.versions or None}
-    readout = solve_precomputed(run.cuts.flat, head, begin, dataset, solver=phase.solver, seed=run.seed, **options)
+    readout = solve_precomputed(run.cuts.flat, head, begin, train, solver=phase.solver, seed=run.seed, **options)
     run.log["solved"].append(phase.name)
     run.log["notes"] += [f'Phase "{phase.name}": {sentence}' for sentence in readout.notes]
 
@@ -312,7 +320,9 @@ def _epochs(run, phase):
 
 
 def _head_factor(model, phase):
-    """Return the factor of the learning rate that keeps the steps of a wide head short; 1 for other heads."""
+    """Return the factor of the learning rate that keeps the steps of a wide head short; 1 for other heads, and SGD."""
+    if isinstance(inner_optimizer(model.optimizer), keras.optimizers.SGD):
+        return 1.0  # whose step is as long as the gradient
     width = sum(int(norm.moving_mean.shape[0]) for norm in head_norms(model))
     return min(1.0, MAX_LOGIT_STEP / (width * phase.learning_rate)) if width else 1.0
 
@@ -364,7 +374,7 @@ def _fit(run, phase, fitted, train, validation, start, saved):
 def _compile(run, phase, fitted, steps):
     """Compile the model that is fitted, and the whole one with the same optimizer, for the user's callbacks."""
     if phase.name in run.log["solved"]:  # an epoch that measures, and changes nothing
-        optimizer = clone_optimizer(run.settings["optimizer"], phase.learning_rate)
+        optimizer = clone_optimizer(run.settings["optimizer"], 0.0)
         scale_learning_rate(optimizer, run.model.layers, 0.0)
     else:
         optimizer = clone_optimizer(run.settings["optimizer"], _learning_rate(phase, steps))

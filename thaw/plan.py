@@ -107,6 +107,8 @@ class Phase:
                 f'Phase "{self.name}" has solver = "{self.solver}" and train = {self.train!r}; a solver fits the head '
                 'alone: expected train = "head".'
             )
+        if self.solver != "gradient":
+            _expect(self.batchnorm == "frozen", self, "batchnorm", '"frozen", because a solver trains nothing else')
 
     @property
     def versions(self):

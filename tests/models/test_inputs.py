@@ -59,12 +59,21 @@ def test_types_are_those_that_the_model_declares():
     texts = keras.Sequential([keras.Input((1,), dtype="string"), layers.StringLookup(vocabulary=["a"])])
     for given in (np.array([[1, 300]], "int64"), np.array([[1.0, 300.0]]), [[1, 300]]):
         given = np.asarray(given)
-        (cast,) = as_declared(floats, [given])
+        (cast,) = as_declared(floats, given)
         assert cast.dtype.name == "float32"
         np.testing.assert_array_equal(cast, given)
-    assert as_declared(whole, [np.zeros((1, 2), "int64")])[0].dtype.name == "int32"
+    assert as_declared(whole, np.zeros((1, 2), "int64"))[0].dtype.name == "int32"
     words = np.array([["a"]])
-    assert as_declared(texts, [words])[0] is words
+    assert as_declared(texts, words)[0] is words
     same = np.zeros((1, 2), "float32")
-    assert as_declared(floats, [same])[0] is same
-    assert as_declared(lambda x: x, [words])[0] is words
+    assert as_declared(floats, same)[0] is same
+    assert as_declared(lambda x: x, words)[0] is words
+
+
+def test_a_dict_is_cast_by_name_and_not_by_the_order_of_the_inputs():
+    """It is flattened by its keys; a model has its inputs in an order of its own."""
+    b, a = keras.Input((1,), dtype="int32", name="b"), keras.Input((1,), name="a")
+    model = keras.Model([b, a], layers.Concatenate()([a, layers.Rescaling(2.0)(b)]))
+    first, second = as_declared(model, {"a": np.array([[0.5]]), "b": np.array([[1.0]])})
+    assert (first.dtype.name, second.dtype.name) == ("float32", "int32")
+    assert float(first[0, 0]) == 0.5

@@ -161,3 +161,87 @@ def test_a_stream_is_refused(pictures):
     x, y = pictures
     with pytest.raises(CannotSolve, match="its own order"):
         solve_head(attach_head(backbone(), 3), tf.data.Dataset.from_tensor_slices((x, y)).batch(8))
+
+
+def dense_of(**options):
+    net = backbone()
+    last = layers.Dense(3, "softmax", **options)
+    model = keras.Model(net.input, last(layers.GlobalAveragePooling2D()(net.output)))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model, last
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel_constraint": keras.constraints.NonNeg()}, "kernel_constraint"),
+        ({"kernel_regularizer": "l2"}, "kernel_regularizer"),
+        ({"activity_regularizer": "l2"}, "activity_regularizer"),
+        ({"use_bias": False}, "no bias"),
+        ({"trainable": False}, "is frozen"),
+    ],
+)
+def test_what_a_solver_does_not_keep_to_is_refused(options, message, pictures):
+    x, y = pictures
+    model, last = dense_of(**options)
+    before = last.kernel.numpy()
+    with pytest.raises(CannotSolve, match=message):
+        solve_head(model, x, y)
+    assert np.array_equal(before, last.kernel.numpy())
+
+
+def test_a_layer_between_the_features_and_the_dense_layer_is_part_of_the_features(pictures, tmp_path):
+    """Not passed over: then the solution would be that of another model."""
+    x, y = pictures
+    wide = attach_head(backbone(), 3, features="all")
+    between = layers.Activation("relu")(wide.get_layer("head_features").output)
+    model = keras.Model(wide.input, layers.Dense(3, "softmax")(between))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    norms = [w.numpy() for layer in wide.layers if layer.name.endswith("norm") for w in layer.weights]
+    readout = solve_head(model, x, y, cache_dir=tmp_path)
+    features = keras.Model(wide.input, between).predict(x, verbose=0)
+    logits = readout.logits(features)
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
+    after = [w.numpy() for layer in wide.layers if layer.name.endswith("norm") for w in layer.weights]
+    assert all(np.array_equal(a, b) for a, b in zip(norms, after))
+
+
+def test_a_dense_layer_that_is_called_twice_is_refused(pictures):
+    x, y = pictures
+    net = backbone()
+    last = layers.Dense(8)
+    vector = layers.GlobalAveragePooling2D()(net.output)
+    model = keras.Model(net.input, last(layers.Activation("tanh")(last(vector))))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(CannotSolve, match="more than once"):
+        solve_head(model, x, y)
+
+
+def test_channels_that_hardly_vary_are_constants_for_solver_and_model(pictures, tmp_path):
+    x, y = pictures
+    net = backbone()
+    tiny = layers.Conv2D(4, 1, activation="relu")
+    small = keras.Model(net.input, tiny(net.output))
+    tiny.kernel.assign(1e-8 * tiny.kernel)
+    model = attach_head(small, 3, features="all")
+    raw = features_of(model, x)
+    readout = solve_head(model, x, y, cache_dir=tmp_path)
+    logits = readout.logits(raw)
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(model.predict(x, verbose=0), p / p.sum(1, keepdims=True), atol=1e-4)
+
+
+def test_mistakes_are_found_before_anything_is_computed(pictures):
+    x, y = pictures
+    batches = []
+    for options, message in (
+        ({"solver": "newton"}, "solver='newton'; expected one of lbfgs, svm, ridge"),
+        ({"seed": -1}, "seed"),
+        ({"groups": [1, 2]}, "There are 2 groups for 90 examples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            solve_head(attach_head(backbone(), 3), x, y, progress=lambda *given: batches.append(given), **options)
+    with pytest.raises(CannotSolve, match="go from 0 to 2"):
+        solve_head(attach_head(backbone(), 2), x, y)
+    assert not batches

@@ -159,11 +159,9 @@ class InferenceRunner:
             ValueError: more rows than ``batch_size``, none, or inputs of another shape than in the first batch; or
                 OpenVINO was requested and cannot run the model, or differs from TensorFlow.
         """
-        import keras
         import tensorflow as tf
 
-        flat = [a if isinstance(a, np.ndarray) else tf.convert_to_tensor(a) for a in keras.tree.flatten(x)]
-        flat = as_declared(self._model, flat)
+        flat = as_declared(self._model, x)
         rows = _row_count(flat, self.batch_size)
         if rows < self.batch_size:
             flat = [_pad(a, self.batch_size - rows) for a in flat]

@@ -141,6 +141,7 @@ def precompute_phase(
     runtime=None,
     cache_dir=None,
     run_id="",
+    augmented=False,
     progress=None,
 ):
     """Cache the features of one phase's frozen prefix.
@@ -160,6 +161,7 @@ def precompute_phase(
         runtime: mapping from fingerprint to the runtime that an earlier phase has chosen. Default ``None``: none.
         cache_dir: the cache folder. Default: as in :func:`precompute`.
         run_id: string that is part of names that hold for this run only.
+        augmented: whether other phases augment the examples. Default ``False``.
         progress: called with ``(done, total)`` after each batch. Default ``None``.
 
     Returns:
@@ -169,9 +171,6 @@ def precompute_phase(
         CannotSplit: the whole model has to be computed in every epoch; the message says why.
     """
     phase, cut = plan[index], cuts_by_phase[index]
-    augmented = train.augment is not None
-    if phase.solver != "gradient" and not phase.views:  # a solver sees the examples as they are
-        train = train.replace(augment=None)
     prefix = _checked_prefix(flat, cut, phase, train, validation)
     parts = [RowKeys.of(train, phase.versions, run_id)]
     parts += [] if validation is None else [RowKeys.of(validation, None, run_id)]

@@ -85,33 +85,37 @@ def fits_shape(shape, expected):
     return len(shape) == len(expected) and all(None in (a, b) or a == b for a, b in zip(shape, expected))
 
 
-def as_declared(model, flat):
+def as_declared(model, x):
     """Cast numbers to the types that a model's inputs declare, to which Keras casts them anyway.
 
     Data of two types, such as whole numbers to train on and floats to validate on, are then the same to a runtime.
 
     Args:
         model: a ``keras.Model``; of a subclassed one or a function no types are known, and nothing is cast.
-        flat: list of arrays and tensors, in the order of ``model.inputs``.
+        x: one batch of inputs, as the model takes it: an array, or a list or dict of arrays.
 
     Returns:
-        A list of arrays and tensors; texts, and what has the type already, as they are.
+        A list of arrays and tensors, in the order of ``keras.tree.flatten``; texts, and what has the type already, as
+        they are.
+
+    Raises:
+        ValueError: other names, or another number of inputs.
 
     Example:
         >>> import keras, numpy as np
         >>> from thaw.models.inputs import as_declared
         >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-        >>> as_declared(net, [np.array([[1, 2]])])[0].dtype.name
+        >>> as_declared(net, np.array([[1, 2]]))[0].dtype.name
         'float32'
     """
+    import keras
     import tensorflow as tf
 
-    inputs = getattr(model, "inputs", None) or []
-    if len(inputs) != len(flat):
-        return flat
-    cast = []
-    for a, own in zip(flat, inputs):
+    flat = [a if isinstance(a, np.ndarray) else tf.convert_to_tensor(a) for a in keras.tree.flatten(x)]
+    # A dict is flattened by its keys, and a model has its inputs in an order of its own.
+    for i, own in match_inputs(model, keras.tree.pack_sequence_as(x, list(range(len(flat))))):
+        a = flat[i]
         numeric = a.dtype.kind in "biuf" if isinstance(a, np.ndarray) else a.dtype != tf.string
-        differs = numeric and own.dtype != "string" and tf.as_dtype(a.dtype).name != own.dtype
-        cast.append(tf.cast(a, own.dtype) if differs else a)
-    return cast
+        if numeric and own.dtype != "string" and tf.as_dtype(a.dtype).name != own.dtype:
+            flat[i] = tf.cast(a, own.dtype)
+    return flat

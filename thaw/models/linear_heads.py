@@ -8,7 +8,7 @@ from typing import Any
 from thaw._keras import graph_nodes
 from thaw.models.heads import output_activation
 from thaw.models.stages import calls_of, is_graph
-from thaw.models.taps import activation_of
+from thaw.models.taps import MAX_STANDARDIZED, MIN_VARIANCE, activation_of
 from thaw.models.wide_heads import wide_head
 
 
@@ -78,11 +78,15 @@ def linear_head(flat):
         )
     activation = {"logits": "linear"}.get(activation, activation)
     calls = calls_of(flat)
-    wide = wide_head(calls)
-    if wide is not None:
-        tensors = {id(t): t for node in nodes for t in node.output_tensors}
-        return LinearHead(dense, activation, tuple(tensors[key] for key in wide.features), wide.norms, wide.clip)
+    if sum(call.layer is dense for call in calls) > 1:
+        raise ValueError(f"{dense.name} is called more than once, so that {flat.name} is not linear in its features.")
     vector = node.input_tensors[0]
     while isinstance((node := made_by[id(vector)]).operation, layers.Dropout):
         vector = node.input_tensors[0]
-    return LinearHead(dense, activation, (vector,))
+    wide = wide_head(calls)
+    # One of another make, or with a layer in between, is read as a head of one vector.
+    is_ours = wide is not None and wide.vector == id(vector) and wide.clip == MAX_STANDARDIZED
+    if not is_ours or any(norm.epsilon > MIN_VARIANCE for norm in wide.norms):
+        return LinearHead(dense, activation, (vector,))
+    tensors = {id(t): t for node in nodes for t in node.output_tensors}
+    return LinearHead(dense, activation, tuple(tensors[key] for key in wide.features), wide.norms, wide.clip)

@@ -18,6 +18,7 @@ class WideHead:
         features: ids of its raw vectors, one for each stage, in the order in which they are concatenated.
         norms: the ``BatchNormalization`` that standardizes each of them: its moving mean and variance are constants.
         clip: standardized values are clipped at plus and minus this number.
+        vector: id of the tensor that leaves the clip.
     """
 
     calls: frozenset[int]
@@ -25,6 +26,7 @@ class WideHead:
     features: tuple[int, ...]
     norms: tuple[Any, ...]
     clip: float
+    vector: int
 
 
 def wide_head(calls):
@@ -91,7 +93,8 @@ def wide_head(calls):
     if inside & outside or not outputs:
         return None
     output = max(outputs, key=made_by.__getitem__)
-    return WideHead(frozenset(found), output, tuple(features), tuple(norms), float(calls[clip].layer.scale))
+    clipped, scale = calls[clip].outputs[0], float(calls[clip].layer.scale)
+    return WideHead(frozenset(found), output, tuple(features), tuple(norms), scale, clipped)
 
 
 def backbone_path(calls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ from thaw.runs.config import FILE_OPTIONS, PATH_OPTIONS, config_text
 from thaw.runs.folder import CONFIG, UNFINISHED, refuse_finished, write_run
 from thaw.runs.resolved_plan import PLAN, RECORD, resolve_plan, scaled_plan
 
+HEAD_CHOICE = "head.json"
 OPTIMIZERS = ("adamw", "adam", "nadam", "adamax", "adafactor", "adagrad", "adadelta", "rmsprop", "sgd", "lion")
 
 
@@ -114,7 +116,7 @@ def tune_images(
         config = _write_config(folder, options or {}, plan)
         work = folder / UNFINISHED
         sizes = {"batch_size": batch_size, "seed": seed}
-        choice = _choose_features(features, plan, source.backbone, task, train, callbacks, **sizes)
+        choice = _choose_features(features, plan, source.backbone, splits, work, callbacks, **sizes)
         model = attach_head(source.backbone, task, features=choice.features, seed=seed)
         model.compile(**compile_settings(model) | {"optimizer": _build_optimizer(*optimizer)})
         is_measured = source.examples is not None or source.max_forgetting is not None
@@ -198,10 +200,11 @@ def tune_images(
     return model, metrics, history
 
 
-def _choose_features(features, plan, backbone, task, train, callbacks, *, batch_size, seed):
+def _choose_features(features, plan, backbone, splits, work, callbacks, *, batch_size, seed):
     """Return the features that the head reads: those asked for, or the best where the plan solves for the head alone.
 
-    Where later phases train the backbone, which brings out of the last layer what earlier ones hold, it is the last.
+    Where later phases train the backbone, which brings out of the last layer what earlier ones hold, it is the last. A
+    choice is recorded, so that a run resumes with it.
     """
     import functools
 
@@ -213,12 +216,21 @@ def _choose_features(features, plan, backbone, task, train, callbacks, *, batch_
     solves = isinstance(plan, Plan) and len(plan) == 1 and plan[0].solver != "gradient"
     if not solves:
         return HeadChoice("last")
+    record, asked = work / HEAD_CHOICE, {"data": splits.digest, "plan": plan.to_toml(), "seed": seed}
+    if record.exists():
+        saved = json.loads(record.read_text(encoding="utf-8"))
+        if saved["asked"] == asked:
+            return HeadChoice(saved["features"], notes=tuple(saved["notes"]))
     progress = functools.partial(notify, callbacks, "on_precompute")
     solver, views = plan[0].solver, plan[0].versions or None
+    train = splits.train.weighted(splits.class_weight)
     train = train if views else train.replace(augment=None)
-    return choose_head(
-        backbone, task, train, solver=solver, views=views, batch_size=batch_size, seed=seed, progress=progress
-    )
+    options = {"views": views, "batch_size": batch_size, "seed": seed, "progress": progress}
+    choice = choose_head(backbone, splits.task, train, solver=solver, **options)
+    work.mkdir(parents=True, exist_ok=True)
+    text = to_json({"asked": asked, "features": choice.features, "notes": choice.notes})
+    write_atomically(record, write_text(text))
+    return choice
 
 
 def advice_settings(given, max_forgetting, *, batch_size, seed):

@@ -75,7 +75,11 @@ def refuse_updates(stages, plan, cuts, train):
     import keras
 
     for phase, cut in zip(plan, cuts.by_phase):
-        computed_once = train.random_access and not isinstance(cut, NoCutPoint) and (phase.views or not train.augment)
+        computed_once = (
+            train.random_access
+            and not isinstance(cut, NoCutPoint)
+            and (phase.views or phase.solver != "gradient" or not train.augment)
+        )
         trained = trainable_stages(stages, phase.train)
         frozen = [layer for stage in stages if stage not in trained for layer in stage.layers]
         inner = [part for layer in frozen for part in sublayers(layer)]

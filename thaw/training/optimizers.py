@@ -210,7 +210,11 @@ def scale_learning_rate(optimizer, layers, factor):
 
 def _scale_rates(optimizer, factor_of):
     def scaled(update_step):
-        return lambda gradient, variable, rate: update_step(gradient, variable, rate * factor_of(variable))
+        def step(gradient, variable, rate):
+            if factor := factor_of(variable):  # at 0 some optimizers would divide by the rate
+                update_step(gradient, variable, rate * factor)
+
+        return step
 
     patch_update_step(optimizer, scaled)
     scale_weight_decay(optimizer, factor_of)

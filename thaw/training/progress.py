@@ -158,7 +158,10 @@ class ProgressBar(TuneCallback):
     def on_phase_begin(self, phase, stages):
         self.phase, self.first, self.waiting = phase, None, None
         names = "all stages" if phase.train == "all" else " ".join(stage.name for stage in stages)
-        self.console.print(f"{phase.name}: {names} at {phase.learning_rate:g}, {_count(phase.epochs, 'epoch')}")
+        how = f"at {phase.learning_rate:g}, {_count(phase.epochs, 'epoch')}"
+        if phase.solver != "gradient":
+            how = f"by the solver {phase.solver}"
+        self.console.print(f"{phase.name}: {names} {how}")
 
     def on_precompute(self, done, total):
         name = "head" if self.phase is None else self.phase.name  # before the first phase, its head is chosen

@@ -6,8 +6,7 @@ import dataclasses
 import secrets
 from collections.abc import Mapping
 
-import numpy as np
-
+from thaw._validation import as_seed
 from thaw.data.conversion import as_dataset
 from thaw.features.extraction import FeatureExtraction, RowKeys
 from thaw.features.store import FeatureCache
@@ -17,7 +16,7 @@ from thaw.models.linear_heads import linear_head
 from thaw.models.taps import FEATURES
 from thaw.tasks import Classification, Task, class_numbers
 from thaw.transfer.linear_readout import CrossValidation, cross_validate, prefer_narrow
-from thaw.transfer.solved_head import FeatureRows
+from thaw.transfer.solved_head import readout_problem
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,6 +98,9 @@ def choose_head(
         >>> model = attach_head(net, splits.task, features=choice.features) # doctest: +SKIP
         >>> readout = solve_head(model, splits.train)                       # doctest: +SKIP
     """
+    seed = as_seed(seed)
+    if solver not in ("lbfgs", "svm"):
+        raise ValueError(f'solver={solver!r}; expected "lbfgs" or "svm".')
     task = task if isinstance(task, Task) else Classification.of(task)
     dataset = as_dataset(x, y, sample_weight, labelled=True).weighted(class_weight)
     if not dataset.random_access:
@@ -106,6 +108,8 @@ def choose_head(
             f"The data are a {type(x).__name__}, which is read in its own order only; expected arrays or a "
             "thaw.Dataset."
         )
+    if groups is not None and len(groups) != len(dataset):
+        raise ValueError(f"There are {len(groups)} groups for {len(dataset)} examples; expected one for each.")
     labels = class_numbers(dataset.y, task.units)
     with preserve_graph(operations_in(backbone)):
         try:
@@ -116,19 +120,13 @@ def choose_head(
         if len(heads) == 1:
             return HeadChoice("last", {}, _widths(heads), tuple(notes))
         cached = _cached_features(flat, heads, dataset, batch_size, cache_dir, views, progress)
-    n_views = next(iter(cached.values())).views or 1
-    groups = np.arange(len(dataset)) if groups is None and n_views > 1 else groups
-    options = {
-        "classes": task.units,
-        "solver": solver,
-        "sample_weight": None if dataset.sample_weight is None else np.tile(dataset.sample_weight, n_views),
-        "groups": None if groups is None else np.tile(np.asarray(groups), n_views),
-        "seed": seed,
-    }
-    validations = {
-        name: cross_validate(FeatureRows(x), np.tile(labels, n_views), clip=heads[name].clip is not None, **options)
-        for name, x in cached.items()
-    }
+    validations = {}
+    for name, features in cached.items():
+        rows, targets, options = readout_problem(features, labels, groups)
+        clips = heads[name].clip is not None
+        validations[name] = cross_validate(
+            rows, targets, classes=task.units, solver=solver, clip=clips, seed=seed, **options
+        )
     chosen = list(heads)[prefer_narrow(list(validations.values()))]
     notes += [note for note in validations[chosen].notes if note not in notes]
     losses = ", ".join(f"{n} {v.log_loss:.3f}" for n, v in validations.items() if v.folds)

@@ -276,7 +276,7 @@ def fit_readout(
     ((_, coefficients),) = solution_path(space, train, data, (strength,), temperature)
     columns = coefficients.columns
     solved, intercept = space.kernel(coefficients.weights), coefficients.bias
-    if getattr(space, "projection", None) is not None:
+    if space.projection is not None:
         solved, intercept = refine(
             solved * temperature, intercept * temperature, columns, data, standardization, clip, strength
         )

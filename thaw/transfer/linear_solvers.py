@@ -11,7 +11,8 @@ import dataclasses
 
 import numpy as np
 
-CLIP = 5.0  # standard deviations
+from thaw.models.taps import MAX_STANDARDIZED, MIN_VARIANCE
+
 MAX_EXACT_ROWS = 4096  # and width of the projection above; half of it costs two points in cross-validation
 NONZEROS = 4  # of the random projection, for each feature
 MAX_REFINING_STEPS = 24  # each reads all features; half as many were half a point short of the exact accuracy
@@ -72,6 +73,8 @@ class Coefficients:
 
 class GramSpace:
     """All that can be learned from few rows, by their inner products: the Cholesky factor of the Gram matrix."""
+
+    projection = None
 
     def __init__(self, features, train, standardize):
         from scipy.linalg import cholesky
@@ -324,7 +327,8 @@ def standardizations(features, weights):
         squares += weights[:, rows] @ np.square(x, out=x)
     total = weights.sum(axis=1, keepdims=True)
     means, variances = shift + sums / total, squares / total - (sums / total) ** 2
-    varies = (variances > np.maximum(1e-30, (MIN_RELATIVE_SPREAD * means) ** 2)) & (variances < CONSTANT_VARIANCE)
+    smallest = np.maximum(MIN_VARIANCE, (MIN_RELATIVE_SPREAD * means) ** 2)
+    varies = (variances > smallest) & (variances < CONSTANT_VARIANCE)
     variances = np.where(varies, variances, CONSTANT_VARIANCE)
     return [Standardization(m, v) for m, v in zip(means.astype(np.float32), variances.astype(np.float32))]
 
@@ -332,4 +336,4 @@ def standardizations(features, weights):
 def _standardize(features, mean, variance, clip):
     z = np.subtract(features, mean, dtype=np.float32)
     z /= np.sqrt(variance)
-    return np.clip(z, -CLIP, CLIP, out=z) if clip else z
+    return np.clip(z, -MAX_STANDARDIZED, MAX_STANDARDIZED, out=z) if clip else z

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from thaw._keras import compile_settings
+from thaw._validation import as_seed
 from thaw.data.conversion import as_dataset
 from thaw.data.dataset import leaves
 from thaw.features.precompute import precompute
@@ -13,9 +14,10 @@ from thaw.models.flat import CannotSplit, flatten_model
 from thaw.models.linear_heads import linear_head
 from thaw.tasks import class_numbers, loss_name
 from thaw.transfer.linear_readout import fit_readout
+from thaw.transfer.linear_solvers import LOSSES
 
 CROSSENTROPIES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
-MEAN_SQUARED_ERRORS = ("mean_squared_error", "mse")
+MEAN_SQUARED_ERROR = "mean_squared_error"
 
 
 class CannotSolve(ValueError):
@@ -87,19 +89,26 @@ def solve_head(
         >>> model.evaluate(x, y, verbose=0)[1] > 0.9
         True
     """
+    seed = as_seed(seed)
+    if solver not in LOSSES:
+        raise ValueError(f"solver={solver!r}; expected one of {', '.join(LOSSES)}.")
     try:
-        flat = flatten_model(model, training=False)
+        flat = flatten_model(model)
     except CannotSplit as reason:
         raise CannotSolve(str(reason)) from None
-    head = solvable_head(flat, compile_settings(model).get("loss"), solver)
+    if not model.compiled:
+        raise CannotSolve(f"{model.name} is not compiled; call model.compile(optimizer, loss) first.")
     dataset = as_dataset(x, y, sample_weight, labelled=True)
     if not dataset.random_access:
         raise CannotSolve(
             f"The data are a {type(x).__name__}, which is read in its own order only; expected arrays or a "
             "thaw.Dataset."
         )
+    head = solvable_head(flat, compile_settings(model).get("loss"), solver, dataset.y)
     options = {"batch_size": batch_size, "cache_dir": cache_dir, "views": views, "progress": progress}
     dataset = dataset.weighted(class_weight)
+    if groups is not None and len(groups) != len(dataset):
+        raise ValueError(f"There are {len(groups)} groups for {len(dataset)} examples; expected one for each.")
     return solve_precomputed(flat, head, None, dataset, solver=solver, groups=groups, seed=seed, **options)
 
 
@@ -128,19 +137,21 @@ def solve_precomputed(flat, head, begin, dataset, *, solver, seed, groups=None, 
     return fit_head(head, dataset, solver=solver, groups=groups, seed=seed)
 
 
-def solvable_head(flat, loss, solver):
+def solvable_head(flat, loss, solver, y):
     """Return the head of a model whose weights a solver can find.
 
     Args:
         flat: functional ``keras.Model`` without nested models, from :func:`thaw.features.split.flatten_model`.
         loss: the loss as it was given to ``compile``.
         solver: as in :func:`solve_head`.
+        y: the targets.
 
     Returns:
         :class:`thaw.models.linear_heads.LinearHead`.
 
     Raises:
-        CannotSolve: the head is not linear in its features, or the loss is not that of its task.
+        CannotSolve: the head is not linear in its features, the loss is not that of its task, or the targets are not
+            one class, or one row of numbers, for each example.
     """
     import keras
 
@@ -156,7 +167,7 @@ def solvable_head(flat, loss, solver):
     if config.get("label_smoothing") or config.get("ignore_class") is not None:
         raise CannotSolve(f"{name} smooths or ignores labels, which a solver does not.")
     if solver == "ridge":
-        if name not in MEAN_SQUARED_ERRORS or head.activation != "linear":
+        if name != MEAN_SQUARED_ERROR or head.activation != "linear":
             raise CannotSolve(f"Ridge regression needs a linear last layer and the mean squared error, and not {name}.")
     elif name not in CROSSENTROPIES or (head.activation == "linear") != from_logits:
         raise CannotSolve(f"The last layer is {head.activation} and the loss is {name}; a solver needs a crossentropy.")
@@ -167,7 +178,27 @@ def solvable_head(flat, loss, solver):
     dense = head.dense
     if not dense.use_bias or getattr(dense, "lora_enabled", False) or getattr(dense, "quantization_mode", None):
         raise CannotSolve(f"{dense.name} has no bias, or is quantized or has LoRA; a solver sets kernel and bias.")
+    if not (dense.kernel.trainable and dense.bias.trainable):
+        raise CannotSolve(f"{dense.name} is frozen; a solver sets kernel and bias.")
+    kept = [f"{part}_{kind}" for part in ("kernel", "bias") for kind in ("constraint", "regularizer")]
+    if given := [name for name in (*kept, "activity_regularizer") if getattr(dense, name, None) is not None]:
+        raise CannotSolve(f"{dense.name} has a {given[0]}, which a solver does not keep to.")
+    try:
+        _targets(head, y, solver)
+    except (ValueError, TypeError) as error:
+        raise CannotSolve(str(error)) from None
     return head
+
+
+def _targets(head, y, solver):
+    """Return the targets as the solver takes them, and the number of its outputs."""
+    units = head.dense.units
+    if solver != "ridge":
+        return class_numbers(y, 2 if units == 1 else units), max(2, units)
+    targets = np.asarray(y, np.float64)
+    if targets.size != len(targets) * units:
+        raise ValueError(f"The targets have shape {targets.shape[1:]}, and the model has {units} outputs.")
+    return targets.reshape(len(targets), units), units
 
 
 def fit_head(head, features, *, solver="lbfgs", groups=None, seed=0):
@@ -184,25 +215,32 @@ def fit_head(head, features, *, solver="lbfgs", groups=None, seed=0):
     Returns:
         :class:`thaw.transfer.linear_readout.LinearReadout`.
     """
-    views, n = features.views or 1, len(features)
-    rows = FeatureRows(features)
-    groups = np.arange(n) if groups is None and views > 1 else groups
-    options = {
-        "solver": solver,
-        "sample_weight": None if features.sample_weight is None else np.tile(features.sample_weight, views),
-        "groups": None if groups is None else np.tile(np.asarray(groups), views),
-        "clip": head.clip is not None,
-        "seed": seed,
-    }
-    units = head.dense.units
-    if solver == "ridge":
-        targets = np.asarray(features.y, np.float64).reshape(n, units)
-        readout = fit_readout(rows, np.tile(targets, (views, 1)), classes=units, **options)
-    else:
-        labels = class_numbers(features.y, 2 if units == 1 else units)
-        readout = fit_readout(rows, np.tile(labels, views), classes=max(2, units), **options)
+    targets, outputs = _targets(head, features.y, solver)
+    rows, targets, options = readout_problem(features, targets, groups)
+    clips = head.clip is not None
+    readout = fit_readout(rows, targets, classes=outputs, solver=solver, clip=clips, seed=seed, **options)
     assign_readout(head, readout)
     return readout
+
+
+def readout_problem(features, targets, groups=None):
+    """Put cached features, targets, weights and groups in the form of :func:`thaw.transfer.linear_readout.fit_readout`.
+
+    Args:
+        features: :class:`thaw.Dataset` of vectors, with ``views`` or without.
+        targets: ``(n, ...)``.
+        groups: ``(n,)``; ``None``: the versions of an example are a group.
+
+    Returns:
+        ``(rows, targets, options)``, each version of an example a row of its own.
+    """
+    n, views = len(features), features.views or 1
+    groups = np.arange(n) if groups is None and views > 1 else groups
+    options = {
+        "sample_weight": None if features.sample_weight is None else np.tile(features.sample_weight, views),
+        "groups": None if groups is None else np.tile(np.asarray(groups), views),
+    }
+    return FeatureRows(features), np.concatenate([targets] * views), options
 
 
 def assign_readout(head, readout):
