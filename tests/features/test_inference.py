@@ -135,7 +135,7 @@ def test_batches_of_any_size_are_traced_once():
         (np.ones((5, 3)), "A batch has 5 rows; expected 1 to 4"),
         (np.ones((0, 3)), "A batch has 0 rows; expected 1 to 4"),
         (np.ones((4, 2)), r"has inputs float32 \(4, 2\); the first one had float32 \(4, 3\)"),
-        ((np.ones((4, 3)), np.ones((3, 3))), "expected as many rows in each"),
+        ((np.ones((4, 3)), np.ones((3, 3))), "The inputs are 2 arrays; .* takes 1"),
         (np.float32(1), "expected as many rows in each"),
     ],
 )
@@ -144,6 +144,16 @@ def test_a_batch_that_does_not_fit_is_named(x, message):
     run(np.ones((2, 3)))
     with pytest.raises(ValueError, match=message):
         run(x)
+
+
+def test_inputs_of_different_length_are_named():
+    import keras
+    from keras import layers
+
+    two = [keras.Input((3,)), keras.Input((3,))]
+    run = inference_runner(keras.Model(two, layers.Add()(two)), 4, runtime="tensorflow")
+    with pytest.raises(ValueError, match="expected as many rows in each"):
+        run([np.ones((4, 3)), np.ones((3, 3))])
 
 
 def test_a_batch_of_another_type_is_cast_to_the_type_of_the_input():
