@@ -188,7 +188,7 @@ def loss_name(loss):
     """Return the name of a loss in snake case, and whether it expects logits.
 
     Args:
-        loss: a name, a function or a ``keras.losses.Loss``, as it was given to ``compile``.
+        loss: the argument of ``compile``: a name, a function or a ``keras.losses.Loss``.
 
     Example:
         >>> import keras

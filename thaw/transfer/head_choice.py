@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Mapping
 
 from thaw._validation import as_seed
-from thaw.data.conversion import as_dataset
 from thaw.features.extraction import FeatureExtraction, RowKeys
 from thaw.features.store import FeatureCache
 from thaw.models.flat import CannotSplit, open_model, operations_in, preserve_graph
@@ -16,7 +15,7 @@ from thaw.models.linear_heads import linear_head
 from thaw.models.taps import FEATURES
 from thaw.tasks import Classification, Task, class_numbers
 from thaw.transfer.linear_readout import CrossValidation, cross_validate, prefer_narrow
-from thaw.transfer.solved_head import readout_problem
+from thaw.transfer.solved_head import readout_problem, solvable_data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,14 +101,7 @@ def choose_head(
     if solver not in ("lbfgs", "svm"):
         raise ValueError(f'solver={solver!r}; expected "lbfgs" or "svm".')
     task = task if isinstance(task, Task) else Classification.of(task)
-    dataset = as_dataset(x, y, sample_weight, labelled=True).weighted(class_weight)
-    if not dataset.random_access:
-        raise ValueError(
-            f"The data are a {type(x).__name__}, which is read in its own order only; expected arrays or a "
-            "thaw.Dataset."
-        )
-    if groups is not None and len(groups) != len(dataset):
-        raise ValueError(f"There are {len(groups)} groups for {len(dataset)} examples; expected one for each.")
+    dataset = solvable_data(x, y, sample_weight, groups).weighted(class_weight)
     labels = class_numbers(dataset.y, task.units)
     with preserve_graph(operations_in(backbone)):
         try:

@@ -98,18 +98,38 @@ def solve_head(
         raise CannotSolve(str(reason)) from None
     if not model.compiled:
         raise CannotSolve(f"{model.name} is not compiled; call model.compile(optimizer, loss) first.")
+    dataset = solvable_data(x, y, sample_weight, groups)
+    head = solvable_head(flat, compile_settings(model).get("loss"), solver, dataset.y)
+    options = {"batch_size": batch_size, "cache_dir": cache_dir, "views": views, "progress": progress}
+    dataset = dataset.weighted(class_weight)
+    return solve_precomputed(flat, head, None, dataset, solver=solver, groups=groups, seed=seed, **options)
+
+
+def solvable_data(x, y, sample_weight, groups):
+    """Return the data as a dataset with random access.
+
+    Args:
+        x: as in :func:`solve_head`.
+        y: as in :func:`solve_head`.
+        sample_weight: as in :func:`solve_head`.
+        groups: as in :func:`solve_head`.
+
+    Returns:
+        :class:`thaw.Dataset`.
+
+    Raises:
+        CannotSolve: the data are a stream.
+        ValueError: groups of another length.
+    """
     dataset = as_dataset(x, y, sample_weight, labelled=True)
     if not dataset.random_access:
         raise CannotSolve(
             f"The data are a {type(x).__name__}, which is read in its own order only; expected arrays or a "
             "thaw.Dataset."
         )
-    head = solvable_head(flat, compile_settings(model).get("loss"), solver, dataset.y)
-    options = {"batch_size": batch_size, "cache_dir": cache_dir, "views": views, "progress": progress}
-    dataset = dataset.weighted(class_weight)
     if groups is not None and len(groups) != len(dataset):
         raise ValueError(f"There are {len(groups)} groups for {len(dataset)} examples; expected one for each.")
-    return solve_precomputed(flat, head, None, dataset, solver=solver, groups=groups, seed=seed, **options)
+    return dataset
 
 
 def solve_precomputed(flat, head, begin, dataset, *, solver, seed, groups=None, **options):
@@ -142,7 +162,7 @@ def solvable_head(flat, loss, solver, y):
 
     Args:
         flat: functional ``keras.Model`` without nested models, from :func:`thaw.features.split.flatten_model`.
-        loss: the loss as it was given to ``compile``.
+        loss: the argument of ``compile``: a name, a function or a ``keras.losses.Loss``.
         solver: as in :func:`solve_head`.
         y: the targets.
 
