@@ -44,8 +44,7 @@ def estimate_batchnorm(model, x, layers=None, *, batch_size=128):
         >>> [round(float(v[0]), 3) for v in model.non_trainable_variables]
         [3.0, 4.667]
     """
-    constants = {id(layer) for layer in head_norms(model)}
-    layers = [layer for layer in batchnorm_layers(model) if id(layer) not in constants] if layers is None else layers
+    layers = _without_constants(model, batchnorm_layers(model)) if layers is None else layers
     if not layers:
         return ()
     batches = _batches(as_dataset(x), batch_size)
@@ -95,8 +94,13 @@ def changed_batchnorms(model, versions):
             layers.update(inside)
         if inputs_changed or own:
             changed.update(call.outputs)
+    return _without_constants(model, layers.values())
+
+
+def _without_constants(model, layers):
+    """Leave out the layers of a wide head, whose statistics are constants that its weights were found with."""
     constants = {id(layer) for layer in head_norms(model)}
-    return tuple(layer for layer in layers.values() if id(layer) not in constants)
+    return tuple(layer for layer in layers if id(layer) not in constants)
 
 
 def _batches(dataset, batch_size):
