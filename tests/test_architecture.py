@@ -30,8 +30,11 @@ LAYERS = [
 ]
 PRINTING = ("thaw.cli",)
 # They subclass classes of Keras, or are reached through nothing but these.
-KERAS_AT_IMPORT = {"thaw.finetune", "thaw.advice.lr_range", "thaw.retention.distillation"}
-KERAS_AT_IMPORT |= {f"thaw.training.{name}" for name in ("callbacks", "checkpoint", "optimizers", "progress")}
+KERAS_AT_IMPORT = {"thaw.finetune", "thaw.advice.lr_range"}
+KERAS_AT_IMPORT |= {"thaw.retention.distillation", "thaw.retention.epoch_soup"}
+KERAS_AT_IMPORT |= {
+    f"thaw.training.{name}" for name in ("callbacks", "checkpoint", "history", "optimizers", "progress")
+}
 FORBIDDEN_NAMES = re.compile(r"utils?|helpers?|common|managers?|base|misc")
 NETWORK = {"aiohttp", "ftplib", "http", "httpx", "requests", "smtplib", "socket", "urllib", "urllib3"}
 

@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 from thaw import Dataset, Phase, Plan, TuneCallback, attach_head, fine_tune, seed_everything
+from thaw.tasks import smoothed_crossentropy
 from thaw.transfer import solve_head
 
 HEAD = Phase(name="head", epochs=3, train="head", learning_rate=1e-2, solver="lbfgs")
@@ -125,11 +126,19 @@ def test_it_finds_the_features_of_solve_head(pictures, tmp_path):
 
 def test_a_loss_that_no_solver_knows_is_trained_by_gradient_descent(pictures, tmp_path):
     x, y = pictures
-    smooth = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
-    model = build(loss=smooth)
+    model = build(loss="categorical_focal_crossentropy")
     history = fine_tune(model, [HEAD], x, np.eye(3)[y], validation_data=(x, np.eye(3)[y]), verbose=0)
     assert history.history["phase"] == ["head"] * 3
-    assert any("gradient descent: categorical_crossentropy smooths" in note for note in history.notes)
+    assert any("the loss is categorical_focal_crossentropy; a solver" in note for note in history.notes)
+
+
+def test_a_head_is_solved_without_label_smoothing(pictures):
+    """Regularization and temperature are chosen on rows out of fold; smoothing is for what gradient descent trains."""
+    x, y = pictures
+    plain, smooth = build(), build(loss=smoothed_crossentropy(0.2))
+    notes = [fine_tune(model, [HEAD], x, y, validation_data=(x, y), verbose=0).notes for model in (plain, smooth)]
+    assert_same(plain, smooth)
+    assert [sum("solved without label smoothing" in note for note in own) for own in notes] == [0, 1]
 
 
 def test_soft_labels_are_trained_by_gradient_descent(pictures):
@@ -161,8 +170,7 @@ def test_without_a_solver_the_examples_are_as_they_are_all_the_same(pictures, tm
     def shift(x, seed):
         return x + 100.0
 
-    smooth = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
-    plain, augmented = build(loss=smooth), build(loss=smooth)
+    plain, augmented = (build(loss="categorical_focal_crossentropy") for _ in range(2))
     fine_tune(plain, [HEAD], x, np.eye(3)[y], validation_data=(x, np.eye(3)[y]), verbose=0)
     data = Dataset(x=x, y=np.eye(3)[y], augment=shift)
     fine_tune(augmented, [HEAD], data, validation_data=(x, np.eye(3)[y]), verbose=0)
@@ -249,3 +257,16 @@ def test_a_solver_is_for_the_head_alone():
         Phase(name="head", epochs=1, train="head", solver="newton")
     plan = Plan([HEAD])
     assert Plan.from_toml(plan.to_toml()) == plan
+
+
+def test_the_groups_of_the_dataset_stay_in_one_fold(pictures, tmp_path):
+    x, y = pictures
+    groups = np.arange(60) // 4
+    models = [build("all") for _ in range(3)]
+    data = Dataset(x=x, y=y, groups=groups)
+    fine_tune(models[0], [HEAD], data, validation_data=(x, y), cache_dir=tmp_path, verbose=0)
+    readout = solve_head(models[1], x, y, groups=groups, cache_dir=tmp_path)
+    solve_head(models[2], x, y, cache_dir=tmp_path)
+    assert_same(models[0], models[1])
+    assert readout.cross_validation.groups.tolist() == groups.tolist()
+    assert any(not np.array_equal(a, b) for a, b in zip(weights(models[0]), weights(models[2]), strict=True))

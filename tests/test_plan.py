@@ -26,6 +26,7 @@ phases = st.builds(
     views=st.integers(0, 50),
     l2_sp=st.floats(0, 10),
     cache_dtype=st.sampled_from(["float32", "float16"]),
+    soup=st.integers(0, 1),
 )
 plans = st.lists(phases, min_size=1, max_size=4, unique_by=lambda p: p.name).map(Plan)
 
@@ -47,7 +48,7 @@ def test_any_plan_reads_back_as_it_was_written(plan):
     assert again.to_toml() == plan.to_toml()
     # The file is UTF-8, whatever the names are, and one line holds one key.
     assert Plan.from_toml(plan.to_toml().encode().decode()) == plan
-    assert plan.to_toml().encode().count(b"\n") == 15 * len(plan) - 1
+    assert plan.to_toml().encode().count(b"\n") == (len(dataclasses.fields(Phase)) + 2) * len(plan) - 1
 
 
 def test_a_rate_from_numpy_goes_through_the_file():
@@ -142,6 +143,8 @@ def test_a_bad_file_says_what_to_write(text, message):
         ("cache_dtype", "int8", '"float32" or "float16"'),
         ("views", 1.5, "a whole number from 0"),
         ("views", -1, "a whole number from 0"),
+        ("soup", -1, "a whole number from 0"),
+        ("soup", True, "a whole number from 0"),
     ],
 )
 def test_a_value_that_cannot_be_meant(field, value, expected):
@@ -161,6 +164,14 @@ def test_a_phase_does_not_change():
     assert dataclasses.replace(phase, epochs=4) == head(epochs=4)
     with pytest.raises(ValueError, match="epochs = 0"):
         dataclasses.replace(phase, epochs=0)
+
+
+def test_statistics_are_not_averaged():
+    with pytest.raises(ValueError, match=r'has batchnorm = .*; expected "frozen", because statistics cannot be'):
+        head(soup=3, batchnorm="trained")
+    assert head(soup=1, batchnorm="trained").soup == 1
+    plan = Plan([head(), head(name="b", batchnorm="trained")])
+    assert [phase.soup for phase in plan.with_soup(3)] == [3, 0]
 
 
 def test_a_plan_is_made_of_phases():
@@ -184,7 +195,9 @@ def test_named_plans():
     gradual = Plan.named("gradual", learning_rate=6e-4)
     assert [p.train for p in gradual] == ["head", 1, 2, 3]
     assert [p.learning_rate for p in gradual[1:]] == pytest.approx([6e-4, 3e-4, 2e-4])
-    (full,) = Plan.named("full")
+    first, full = Plan.named("full")
+    assert first.solves
+    assert first.train == "head"
     assert (full.train, full.learning_rate, full.layer_decay) == ("all", 1e-4, 0.7)
     for name in PLANS:
         assert Plan.from_toml(Plan.named(name).to_toml()) == Plan.named(name)

@@ -77,7 +77,8 @@ def test_load_reads_a_plan_file_of_version_0_1(tmp_path):
         ]
     )
     text = PLAN_OF_0_1.replace("stage_decay", "layer_decay").replace("anchor", "l2_sp")
-    assert plan.to_toml() == re.sub('precision = "(.*)"', r'cache_dtype = "\1"\nsolver = "gradient"', text)
+    added = '\nsolver = "gradient"\nsoup = 0\nvariables = "all"'
+    assert plan.to_toml() == re.sub('precision = "(.*)"', rf'cache_dtype = "\1"{added}', text)
 
 
 def test_from_toml_refuses_a_key_under_both_names():

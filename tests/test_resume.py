@@ -80,8 +80,8 @@ model.compile(
     "sparse_categorical_crossentropy", metrics=["accuracy"],
 )
 plan = Plan([
-    Phase(name="head", epochs=2, train="head", learning_rate=1e-2, views=2),
-    Phase(name="top", epochs=3, train=1, learning_rate=3e-2, layer_decay=0.7, views=2, patience=2),
+    Phase(name="head", epochs=2, train="head", learning_rate=1e-2, views=2, soup=2),
+    Phase(name="top", epochs=3, train=1, learning_rate=3e-2, layer_decay=0.7, views=2, patience=2, soup=3),
     Phase(name="all", epochs=6, learning_rate=0.5, layer_decay=0.9, batchnorm="trained", patience=2,
           schedule="constant"),
 ])

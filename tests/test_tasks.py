@@ -6,7 +6,7 @@ import pytest
 
 from thaw import Classification
 from thaw.checks.losses_and_metrics import one_hot_metrics
-from thaw.tasks import class_numbers, first_metric, monitor_of
+from thaw.tasks import class_numbers, first_metric, loss_name, monitor_of, smoothed_crossentropy
 
 
 def found(**metrics):
@@ -170,3 +170,48 @@ def test_weighted_metrics_beside_others_are_known():
     assert monitor_of(model, "recall") == ("val_recall", "max")
     assert monitor_of(model, "accuracy") == ("val_accuracy", "max")  # the weighted one of this name is renamed
     assert one_hot_metrics(model) == ["f1_score"]
+
+
+# ----------------------------------------------------------------- label smoothing
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+@pytest.mark.parametrize("column", [False, True])
+def test_smoothing_is_that_of_one_hot_labels(from_logits, column):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 40)
+    outputs = rng.normal(size=(40, 5)).astype("float32") * 3
+    outputs = outputs if from_logits else np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+    loss = smoothed_crossentropy(0.1, from_logits=from_logits)
+    dense = keras.losses.CategoricalCrossentropy(label_smoothing=0.1, from_logits=from_logits)
+    weight = rng.uniform(size=40)
+    given = float(loss(y[:, None] if column else y, outputs, sample_weight=weight))
+    assert given == pytest.approx(float(dense(np.eye(5)[y], outputs, sample_weight=weight)), abs=1e-6)
+    assert abs(given - float(smoothed_crossentropy(0, from_logits=from_logits)(y, outputs, weight))) > 0.01
+
+
+def test_smoothing_by_hand():
+    loss = float(smoothed_crossentropy(0.2)(np.array([1]), np.array([[0.25, 0.75]], "float32")))
+    assert loss == pytest.approx(-0.9 * np.log(0.75) - 0.1 * np.log(0.25), abs=1e-6)
+    one = float(smoothed_crossentropy(0.2, units=1)(np.array([[1.0]]), np.array([[0.75]], "float32")))
+    assert one == pytest.approx(loss, abs=1e-6)
+
+
+def test_a_task_with_smoothing():
+    task = Classification(["a", "b", "c"], label_smoothing=0.1)
+    assert loss_name(task.loss) == ("sparse_categorical_crossentropy", False)
+    assert Classification(["a", "b"]).loss == "sparse_categorical_crossentropy"
+    for wrong in (1, -0.1, True, "0.1", float("nan")):
+        with pytest.raises(ValueError, match=r"label_smoothing=.*; expected a share from 0 to below 1"):
+            Classification(["a", "b"], label_smoothing=wrong)
+
+
+def test_a_file_with_smoothing_opens_with_keras_alone(tmp_path, python):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    model.compile("adam", Classification.of(3).loss, metrics=["accuracy"])
+    model.compile("adam", smoothed_crossentropy(0.1), metrics=["accuracy"])
+    model.fit(np.eye(4), np.array([0, 1, 2, 0]), verbose=0)
+    model.save(tmp_path / "m.keras")
+    code = "import keras, sys; print(type(keras.models.load_model(sys.argv[1]).loss).__module__.split('.')[0])"
+    done = python("-c", code, str(tmp_path / "m.keras"))
+    assert done.stdout.split() == ["keras"], done.stderr

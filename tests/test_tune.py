@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import thaw
-from thaw import Plan
+from thaw import Phase, Plan
 
 PROBE = Plan.named("probe", epochs=1)
 
@@ -116,6 +116,31 @@ def test_a_resumed_run_keeps_the_head_that_was_chosen(place, tmp_path):
     assert not record.exists()
 
 
+def write_table(folder):
+    """Forty photographs of two classes, and a third class whose two training images are of one patient."""
+    rng, rows = np.random.default_rng(1), []
+    for name, level, n in (("dark", 80, 20), ("light", 150, 20), ("rare", 220, 4)):
+        for i in range(n):
+            pixels = np.clip(rng.normal(level, 30, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}{i}.png")
+            split = "train" if i < n / 2 else "val"
+            rows.append(f"{name}{i}.png,{name},{split},{'p' if name == 'rare' and split == 'train' else ''}")
+    (folder / "table.csv").write_text("image,label,split,patient\n" + "\n".join(rows))
+    return folder / "table.csv"
+
+
+def test_a_class_of_one_group_has_the_last_layer_and_the_default_strength_and_it_is_said(place, tmp_path, capsys):
+    table = write_table(tmp_path)
+    options = {"model": str(place / "small.keras"), "plan": PROBE, "group": "patient"}
+    run = thaw.tune(table, tmp_path / "run", **options)
+    said = 'The head reads features="last" and its strength is 1, without cross-validation: a class has examples of one'
+    solved = 'Phase "head": Not cross-validated, strength 1 and temperature 1: a class has examples of one group only'
+    for sentence in (said, solved):
+        assert any(note.startswith(sentence) for note in run.metrics["notes"])
+    assert said in capsys.readouterr().err
+    assert not any(layer.name.endswith("_norm") for layer in run.model.layers)
+
+
 def test_tune_keeps_the_augmentation_of_splits(place, tmp_path):
     import dataclasses
 
@@ -135,7 +160,10 @@ def test_tune_keeps_the_augmentation_of_splits(place, tmp_path):
     ("options", "message"),
     [
         ({"plan": PROBE, "epochs": 3}, "epochs is set in the plan; leave it out"),
-        ({"plan": "probe", "minutes": 3}, "minutes is the time for advice"),
+        ({"minutes": 0}, "minutes=0; expected a number above 0"),
+        ({"soup": -1}, "soup"),
+        ({"label_smoothing": 1}, "label_smoothing=1; expected a share from 0 to below 1"),
+        ({"folds": 1}, "folds"),
         ({"optimizer": "adm"}, "optimizer='adm'; expected one of adamw"),
         ({"clip_norm": float("nan")}, "clip_norm=nan; expected a number from 0"),
         ({"precision": "half"}, "precision='half'; expected one of auto"),
@@ -175,3 +203,47 @@ def test_check_of_a_model_a_run_and_images(place, tuned):
         FileNotFoundError, match="nowhere does not exist; expected a model file, a run folder or images"
     ):
         thaw.check("nowhere")
+
+
+TWO = Plan(
+    [
+        Phase(name="head", epochs=1, train="head", solver="lbfgs"),
+        Phase(name="tune", epochs=3, train=1, learning_rate=1e-2, views=1),
+    ]
+)
+
+
+def test_soup_balance_and_label_smoothing(place, tmp_path):
+    options = {"soup": 3, "balance": "logit-adjustment", "label_smoothing": 0.1}
+    # 20 dark images for 30 light ones
+    few = tmp_path / "few"
+    for label, n in (("dark", 20), ("light", 30)):
+        (few / label).mkdir(parents=True)
+        for i in range(n):
+            (few / label / f"{i}.png").symlink_to(place / "photos" / label / f"{i}.png")
+    model = str(place / "small.keras")
+    run = thaw.tune(few, tmp_path / "run", model=model, plan=TWO, features="last", verbose=0, **options)
+    plain = thaw.tune(few, tmp_path / "plain", model=model, plan=TWO, features="last", balance="none", verbose=0)
+    assert run.config | options == run.config
+    assert [phase.soup for phase in run.plan] == [3, 3]
+    # A smoothed loss has a floor, that of targets of 0.95 and 0.05.
+    floor = -(0.95 * np.log(0.95) + 0.05 * np.log(0.05))
+    assert min(run.history["loss"]) > floor
+    assert weights_of(run) != weights_of(plain)
+
+
+def test_logit_adjustment_moves_the_bias_by_the_frequencies(place, tmp_path):
+    from thaw.data.images import load_images
+
+    few = tmp_path / "few"
+    for label, n in (("dark", 12), ("light", 30)):
+        (few / label).mkdir(parents=True)
+        for i in range(n):
+            (few / label / f"{i}.png").symlink_to(place / "photos" / label / f"{i}.png")
+    counts = np.bincount(load_images(few, image_size=16).train.y)
+    options = {"model": str(place / "small.keras"), "plan": "probe", "features": "last", "verbose": 0}
+    runs = {b: thaw.tune(few, tmp_path / b, balance=b, **options) for b in ("none", "logit-adjustment")}
+    (kernel, bias), (adjusted_kernel, adjusted) = (run.model.layers[-1].get_weights() for run in runs.values())
+    np.testing.assert_array_equal(kernel, adjusted_kernel)
+    moved = adjusted - bias
+    assert moved[0] - moved[1] == pytest.approx(np.log(counts[1] / counts[0]), rel=1e-4)

@@ -29,18 +29,23 @@ def set_trainable_flag(layer, flag):
     layer._trainable = flag
 
 
-def set_layer_trainable(layer, flag):
-    """Set ``trainable`` of one layer and of its own variables, not of the layers inside it.
+def set_layer_trainable(layer, flag, left_out=frozenset()):
+    """Set ``trainable`` of one layer and of its own variables but those in ``left_out``, a set of their ids.
+
+    The layers inside it are not set.
 
     Keras' own setter sets every variable, and thaws with it the base weights of a layer with LoRA and what a user
     froze by ``variable.trainable = False``. These stay frozen here, also where the layer itself is frozen meanwhile.
     """
     base = lora_base_variables(layer)
     for variable in learnable_variables(layer):
-        if layer._trainable:  # else all of them are frozen with the layer, which says nothing about one of them
+        was_left_out = getattr(variable, "_thaw_left_out", False) and not variable.trainable
+        # In a frozen layer all of them are frozen, which says nothing about one of them.
+        if layer._trainable and not was_left_out:
             variable._thaw_frozen_alone = not variable.trainable
         alone = getattr(variable, "_thaw_frozen_alone", False) or any(variable is other for other in base)
-        variable.trainable = flag and not alone
+        variable._thaw_left_out = flag and id(variable) in left_out
+        variable.trainable = flag and not alone and not variable._thaw_left_out
     layer._trainable = flag
 
 

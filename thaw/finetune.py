@@ -19,10 +19,10 @@ from thaw.features.split import CannotSplit
 from thaw.models.stages import stages_of
 from thaw.models.state import restore_after_error
 from thaw.plan import as_plan
+from thaw.retention.epoch_soup import average_best_epochs
 from thaw.tasks import monitor_of
 from thaw.training.callbacks import (
     BestWeights,
-    RecordHistory,
     StopWithModel,
     TerminateOnNonFinite,
     UserCallbacks,
@@ -40,19 +40,29 @@ from thaw.training.checkpoint import (
     variables_of,
 )
 from thaw.training.cut_points import CutPoints, find_cut_points, refuse_updates
-from thaw.training.freezing import freeze, head_norms, unexpected_changes, weight_change
-from thaw.training.optimizers import clone_optimizer, l2_sp, layerwise_lr_decay, lr_schedule, scale_learning_rate
+from thaw.training.depthwise import with_fast_depthwise
+from thaw.training.freezing import freeze, unexpected_changes, weight_change
+from thaw.training.history import RecordHistory, history_of
+from thaw.training.optimizers import (
+    clone_optimizer,
+    l2_sp,
+    layerwise_lr_decay,
+    lr_schedule,
+    scale_learning_rate,
+    wide_head_factor,
+)
 from thaw.training.progress import ProgressBar
-from thaw.transfer.solved_head import CannotSolve, solvable_head, solve_precomputed
+from thaw.transfer.solved_head import (
+    WITHOUT_SMOOTHING,
+    CannotSolve,
+    solvable_head,
+    solve_precomputed,
+)
 
 STREAM = (
     "The training data are a stream: they keep their own order, the frozen layers are computed in every epoch, and a "
     "resumed run starts the stream from its beginning."
 )
-
-# Of a head on standardized features, whose sum grows with their number: the change of a logit in one step of Adam where
-# they are 1 on average, so that it stays below 0.1 where they are twice as large.
-MAX_LOGIT_STEP = 0.05
 
 
 def fine_tune(
@@ -210,32 +220,38 @@ def fine_tune(
             run.user_callbacks.finish()
         finally:
             # Nothing of ours stays in the model: a file saved from it names the user's optimizer and no other.
+            freeze(model, plan[-1].train, plan[-1].batchnorm, stages)  # what its ``variables`` left out is free again
             fresh = clone_optimizer(settings["optimizer"])
             keras.Model.compile(model, **settings | {"optimizer": fresh})  # a class of the user's may have another
             # Keras warns when it opens a file whose optimizer was never built.
             model.optimizer.build(model.trainable_variables)
             for folder in run.cuts.private:
                 shutil.rmtree(folder, ignore_errors=True)
-    return _history(run)
+    history = history_of(model, run.log["rows"])
+    history.weight_change, history.notes = run.log["weight_change"], run.log["notes"]
+    return history
 
 
 def _run_phase(run, plan, train, validation, saved):
     model, best, log = run.model, run.best, run.log
     phase = plan[log["phase"]]
-    trainable = freeze(model, phase.train, phase.batchnorm, stages=run.stages)
+    trainable = freeze(model, phase.train, phase.batchnorm, run.stages, phase.variables)
     run.notify("on_phase_begin", phase, trainable)
-    later_epochs = [later.epochs if later.solver == "gradient" else 1 for later in plan[log["phase"] + 1 :]]
-    run.user_callbacks.later_epochs = sum(later_epochs)
+    later = plan[log["phase"] + 1 :]
+    run.user_callbacks.later_epochs = sum(1 if after.solves else after.epochs for after in later)
     augmented = train.random_access and train.augment is not None
-    if phase.solver != "gradient" and not phase.views and augmented:  # a solver sees the examples as they are
+    if phase.solves and not phase.views and augmented:  # a solver sees the examples as they are
         train = train.replace(augment=None)
+    soup = phase.soup if validation is not None else 1
     if saved is None:
         log["first"], start, over = len(log["rows"]), [v.numpy().copy() for v in model.weights], False
+        best.begin(soup)
     else:
         meta, arrays = saved
         start, over = arrays["start"], meta["stopped"] or meta["epoch"] >= log["first"] + _epochs(run, phase)
         assign(variables_of(model), arrays["model"])  # a frozen stage may have been trained in an earlier phase
-    if not over:
+        best.count = soup
+    if not over or best.runners_up:
         # Split the model, compute the frozen prefix once, solve for the head or fit the trainable suffix.
         fitted, head = model, _head_to_solve(run, phase, train)
         try:
@@ -266,7 +282,14 @@ def _run_phase(run, plan, train, validation, saved):
         try:
             if head is not None:
                 _solve(run, phase, head, fitted, train)
-            _fit(run, phase, fitted, train, validation, start, saved)
+            fitted = with_fast_depthwise(fitted, run.cuts.flat if fitted is model else fitted)
+            if over:  # and interrupted before the best epochs were averaged
+                _compile(run, phase, fitted, train.steps(run.batch_size))
+            else:
+                _fit(run, phase, fitted, train, validation, start, saved)
+            if best.runners_up:
+                notes = average_best_epochs(best, fitted, validation.ordered(run.batch_size), start)
+                log["notes"] += [f'Phase "{phase.name}": {note}' for note in notes]
         except BaseException:  # Ctrl-C in a notebook too
             assign(model.weights, start if best.weights is None else best.weights)
             raise
@@ -287,17 +310,16 @@ def _run_phase(run, plan, train, validation, saved):
 
 def _head_to_solve(run, phase, train):
     """Return the head that a phase solves for; ``None`` where it is trained by gradient descent, with a note why."""
-    if phase.solver == "gradient" or phase.name in run.log["solved"]:
+    if not phase.solves or phase.name in run.log["solved"]:
         return None
     try:
         if run.cuts.flat is None:
             raise CannotSolve(run.cuts.by_phase[0].reason)
         if not train.random_access:
             raise CannotSolve("The training data are a stream.")
-        head = solvable_head(run.cuts.flat, run.settings["loss"], phase.solver, train.y)
-        own = {id(variable) for variable in head.dense.trainable_variables}
-        if others := [v.path for v in run.model.trainable_variables if id(v) not in own]:
-            raise CannotSolve(f"The head has other weights too, such as {others[0]}.")
+        head = solvable_head(run.cuts.flat, run.settings["loss"], phase.solver, train.y, run.model)
+        if any(getattr(loss, "label_smoothing", 0) for loss in keras.tree.flatten(run.settings["loss"])):
+            run.log["notes"].append(f'Phase "{phase.name}": {WITHOUT_SMOOTHING}')
         return head
     except CannotSolve as reason:
         note = f'Phase "{phase.name}": the head is trained by gradient descent: {str(reason).rstrip(".")}.'
@@ -311,6 +333,7 @@ def _solve(run, phase, head, fitted, train):
     options = {"batch_size": run.batch_size, "cache_dir": run.cache_dir, "views": phase.versions or None}
     readout = solve_precomputed(run.cuts.flat, head, begin, train, solver=phase.solver, seed=run.seed, **options)
     run.log["solved"].append(phase.name)
+    run.best.begin()  # the one epoch is averaged with no other
     run.log["notes"] += [f'Phase "{phase.name}": {sentence}' for sentence in readout.notes]
 
 
@@ -319,15 +342,9 @@ def _epochs(run, phase):
     return 1 if phase.name in run.log["solved"] else phase.epochs
 
 
-def _head_factor(model, phase):
-    """Return the factor of the learning rate that keeps the steps of a wide head short; 1 for other heads, and SGD."""
-    if isinstance(inner_optimizer(model.optimizer), keras.optimizers.SGD):
-        return 1.0  # whose step is as long as the gradient
-    width = sum(int(norm.moving_mean.shape[0]) for norm in head_norms(model))
-    return min(1.0, MAX_LOGIT_STEP / (width * phase.learning_rate)) if width else 1.0
-
-
 def _fit(run, phase, fitted, train, validation, start, saved):
+    import tensorflow as tf
+
     model, first = run.model, run.log["first"]
     steps = train.steps(run.batch_size)
     optimizer = _compile(run, phase, fitted, steps)
@@ -357,7 +374,7 @@ def _fit(run, phase, fitted, train, validation, start, saved):
     known = all(getattr(getattr(spec, "shape", None), "rank", None) for spec in keras.tree.flatten(train.element_spec))
     # An eager step may compute with anything; a step of the user's own may give the metrics other values.
     usual = type(fitted).train_step is keras.Model.train_step and not fitted.run_eagerly
-    if known and usual and not _functions_run_eagerly():
+    if known and usual and not tf.config.functions_run_eagerly():
         build_training(fitted, train.element_spec)
     fitted.fit(
         train,
@@ -378,7 +395,8 @@ def _compile(run, phase, fitted, steps):
         scale_learning_rate(optimizer, run.model.layers, 0.0)
     else:
         optimizer = clone_optimizer(run.settings["optimizer"], _learning_rate(phase, steps))
-        layerwise_lr_decay(optimizer, run.stages, phase.layer_decay, head=_head_factor(run.model, phase))
+        factor = wide_head_factor(optimizer, run.model, phase.learning_rate)
+        layerwise_lr_decay(optimizer, run.stages, phase.layer_decay, head=factor)
     if phase.l2_sp:
         l2_sp(optimizer, run.model, phase.l2_sp, start=run.initial_weights, free=run.stages[-1].layers)
     settings = run.settings | {"optimizer": optimizer}
@@ -440,20 +458,8 @@ def _resume(run):
     if meta["fingerprint"] != run.log["fingerprint"]:
         raise unfinished_run_error(run.work, "of another plan, model, data or seed")
     run.log.update({key: meta[key] for key in run.log})
-    run.best.value, run.best.tie, run.best.epoch = meta["best"]
-    run.best.weights = arrays.get("best")
+    run.best.load(meta, arrays)
     return meta, arrays
-
-
-def _history(run):
-    history = keras.callbacks.History()
-    history.set_model(run.model)
-    rows = run.log["rows"]
-    names = dict.fromkeys(name for row in rows for name in row)
-    history.epoch = [row["epoch"] - 1 for row in rows]
-    history.history = {name: [row.get(name) for row in rows] for name in names if name != "epoch"}
-    history.weight_change, history.notes = run.log["weight_change"], run.log["notes"]
-    return history
 
 
 def _takes_labels(model):
@@ -484,12 +490,6 @@ def _strategy_scope(model):
     strategy = getattr(model, "distribute_strategy", None)
     outside = strategy is None or strategy is tf.distribute.get_strategy()
     return contextlib.nullcontext() if outside else strategy.scope()
-
-
-def _functions_run_eagerly():
-    import tensorflow as tf
-
-    return tf.config.functions_run_eagerly()
 
 
 def _has_gpu():

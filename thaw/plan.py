@@ -14,6 +14,7 @@ from thaw._validation import as_number
 
 SCHEDULES = ("cosine", "linear", "constant")
 CACHE_DTYPES = ("float32", "float16")
+VARIABLES = ("all", "pointwise", "norms", "bias")
 SOLVERS = ("gradient", "lbfgs", "svm", "ridge")
 PLANS = ("probe", "probe_then_tune", "gradual", "full")
 # Keys of plan.toml that version 0.1 wrote under another name.
@@ -53,6 +54,14 @@ class Phase:
             cross-validation: see :func:`thaw.transfer.solve_head`. Such a phase is one epoch; with ``views=0`` it sees
             the examples without augmentation. Where the head is not linear in its features, or the loss is another,
             it is trained by gradient descent for ``epochs``, and a note says so. Defaults to ``"gradient"``.
+        soup: at the end of the phase, average the weights of the best of up to this many epochs, the one before the
+            phase among them, where that is better on the validation data (greedy model soup, Wortsman et al. 2022); 3
+            is usual. Needs validation data and frozen BatchNorm statistics. Defaults to 0, the best epoch alone.
+        variables: which weights of the trainable stages below the head are trained. ``"pointwise"`` leaves out the
+            filters of convolutions wider than one pixel, the depthwise ones among them, whose gradients take long and
+            change little (Lin et al. 2022, Zhu et al. 2023). ``"norms"`` are the scales and offsets of normalization
+            layers, of BatchNorm only with ``batchnorm="trained"`` (Frankle et al. 2021); ``"bias"`` the biases and
+            these offsets (Ben Zaken et al. 2022). The head is always trained. Defaults to ``"all"``.
 
     Raises:
         ValueError: a value is invalid; the message names it and says what is expected.
@@ -76,6 +85,8 @@ class Phase:
     l2_sp: float = 0.0
     cache_dtype: str = "float32"
     solver: str = "gradient"
+    soup: int = 0
+    variables: str = "all"
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -102,18 +113,27 @@ class Phase:
         _expect(_is_finite(self.l2_sp) and self.l2_sp >= 0, self, "l2_sp", "a number from 0")
         _expect(self.cache_dtype in CACHE_DTYPES, self, "cache_dtype", '"float32" or "float16"')
         _expect(self.solver in SOLVERS, self, "solver", f"one of {', '.join(SOLVERS)}")
-        if self.solver != "gradient" and self.trains_backbone:
+        _expect(_is_integer(self.soup) and self.soup >= 0, self, "soup", "a whole number from 0")
+        _expect(self.variables in VARIABLES, self, "variables", f"one of {', '.join(VARIABLES)}")
+        if self.soup > 1:
+            _expect(self.batchnorm == "frozen", self, "batchnorm", '"frozen", because statistics cannot be averaged')
+        if self.solves and self.trains_backbone:
             raise ValueError(
                 f'Phase "{self.name}" has solver = "{self.solver}" and train = {self.train!r}; a solver fits the head '
                 'alone: expected train = "head".'
             )
-        if self.solver != "gradient":
+        if self.solves:
             _expect(self.batchnorm == "frozen", self, "batchnorm", '"frozen", because a solver trains nothing else')
 
     @property
     def versions(self):
         """Number of augmented versions that its epochs use."""
         return min(self.views, self.epochs)
+
+    @property
+    def solves(self):
+        """Whether it solves for the head, in one epoch, where that can be solved for."""
+        return self.solver != "gradient"
 
     @property
     def trains_backbone(self):
@@ -166,8 +186,9 @@ class Plan(tuple):
             train = " ".join(p.train) if isinstance(p.train, tuple) else str(p.train)
             if _is_integer(p.train):
                 train = f"head + {p.train}"
+            train += f" ({p.variables})" if p.variables != "all" else ""
             rate = f"{p.learning_rate:g}" + (f" x {p.layer_decay:g} a stage" if p.layer_decay < 1 else "")
-            how = (str(p.epochs), train, rate, p.schedule) if p.solver == "gradient" else ("1", train, "-", p.solver)
+            how = (str(p.epochs), train, rate, p.schedule) if not p.solves else ("1", train, "-", p.solver)
             rows.append((p.name, *how, p.batchnorm))
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = []
@@ -185,15 +206,15 @@ class Plan(tuple):
     def named(cls, name, *, head_epochs=None, epochs=None, learning_rate=None):
         """Make one of the predefined plans.
 
-        ``probe`` solves for the head alone, in one pass over the examples; where it cannot be solved, it is trained
-        for ten epochs, or as many as are given. ``probe_then_tune`` trains the head, then the head and the top two
-        stages (Kumar et al. 2022). ``gradual`` unfreezes stage by stage (Howard and Ruder 2018). ``full`` trains the
-        whole model at once, at a small learning rate.
+        ``probe`` solves for the head alone, in one pass over the examples. ``probe_then_tune`` does so first, then
+        trains the head and the top two stages (Kumar et al. 2022). ``gradual`` solves for the head, then unfreezes
+        stage by stage (Howard and Ruder 2018). ``full`` solves for the head, then trains the whole model at a small
+        learning rate. A head that cannot be solved for is trained for ``head_epochs``: see :class:`Phase`.
 
         Args:
             name: ``"probe"``, ``"probe_then_tune"``, ``"gradual"`` or ``"full"``.
-            head_epochs: epochs of the phase that trains the head alone, where the plan has one.
-            epochs: epochs of each later phase, or of the only one.
+            head_epochs: epochs of the head alone where it cannot be solved for. Defaults to 10 in ``probe``, else to 5.
+            epochs: epochs of each later phase; of the head, in ``probe``.
             learning_rate: peak rate of the phases that train the backbone (of the head, in ``probe``).
 
         Returns:
@@ -209,11 +230,12 @@ class Plan(tuple):
         if name == "probe":
             rate, passes = _default(learning_rate, 1e-3), _default(epochs, _default(head_epochs, 10))
             return cls([Phase(name="head", epochs=passes, train="head", learning_rate=rate, solver="lbfgs")])
+        passes = _default(head_epochs, 5)
+        head = Phase(name="head", epochs=passes, train="head", learning_rate=1e-3, solver="lbfgs")
         if name == "full":
             rate, passes = _default(learning_rate, 1e-4), _default(epochs, 10)
-            return cls([Phase(name="all", epochs=passes, learning_rate=rate, layer_decay=0.7)])
+            return cls([head, Phase(name="all", epochs=passes, learning_rate=rate, layer_decay=0.7)])
         rate = _default(learning_rate, 5e-4)
-        head = Phase(name="head", epochs=_default(head_epochs, 5), train="head", learning_rate=1e-3, views=4)
         top = {"layer_decay": 0.7, "views": 4}
         if name == "probe_then_tune":
             return cls([head, Phase(name="tune", epochs=_default(epochs, 12), train=2, learning_rate=rate, **top)])
@@ -319,6 +341,21 @@ class Plan(tuple):
         if not any(phase.trains_backbone for phase in self):
             raise ValueError("The plan trains the head alone, which has no pre-trained weights; leave out l2_sp.")
         return Plan(dataclasses.replace(p, l2_sp=strength) if p.trains_backbone else p for p in self)
+
+    def with_soup(self, count):
+        """Average the weights of the best epochs of each phase that keeps the BatchNorm statistics.
+
+        Args:
+            count: up to how many epochs are averaged; 0 for the best epoch alone. See :class:`Phase`.
+
+        Returns:
+            A :class:`Plan`.
+
+        Example:
+            >>> [phase.soup for phase in Plan.named("probe_then_tune").with_soup(3)]
+            [3, 3]
+        """
+        return Plan(dataclasses.replace(p, soup=count) if p.batchnorm == "frozen" else p for p in self)
 
     def with_patience(self, patience):
         """Stop each phase early.

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from thaw._keras import compile_settings, metric_direction
+from thaw._keras import compile_settings, metric_direction, serialized_as
 
 # Names and classes, without underscores. Top-k accuracy is another metric.
 ACCURACIES = ("acc", "accuracy", "binaryaccuracy", "categoricalaccuracy", "sparsecategoricalaccuracy")
@@ -24,7 +24,7 @@ class Task:
     Attributes:
         units: size of the last axis of the model's output.
         activation: of the last layer: ``"softmax"``, ``"sigmoid"`` or ``"linear"``.
-        loss: name of the Keras loss.
+        loss: the Keras loss, as ``compile`` takes it.
         monitor: name of the metric that decides which epoch is best.
         mode: ``"max"`` or ``"min"``: which direction of it is better.
     """
@@ -58,9 +58,11 @@ class Classification(Task):
 
     Args:
         labels: names of the classes, in the order of the model's outputs; at least two, all different.
+        label_smoothing: share of each target, 0 to below 1, that is spread over all classes (Szegedy et al. 2016); 0.1
+            is usual. See :func:`thaw.tasks.smoothed_crossentropy`. Default 0.
 
     Raises:
-        ValueError: fewer than two labels, or the same one twice.
+        ValueError: fewer than two labels, or the same one twice; or another ``label_smoothing``.
 
     Example:
         >>> from thaw import Classification
@@ -72,8 +74,9 @@ class Classification(Task):
     """
 
     labels: tuple[str, ...]
+    label_smoothing: float = 0.0
 
-    activation, loss, monitor, mode = "softmax", "sparse_categorical_crossentropy", "accuracy", "max"
+    activation, monitor, mode = "softmax", "accuracy", "max"
 
     def __post_init__(self):
         if isinstance(self.labels, str):
@@ -84,6 +87,7 @@ class Classification(Task):
             what = f"{twice[0]!r} is there twice" if twice else f"there are {len(labels)}"
             raise ValueError(f"Classification needs at least two different labels; {what}.")
         object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "label_smoothing", _checked_smoothing(self.label_smoothing))
 
     @classmethod
     def of(cls, classes):
@@ -108,6 +112,12 @@ class Classification(Task):
     @property
     def units(self):
         return len(self.labels)
+
+    @property
+    def loss(self):
+        """The crossentropy of class numbers: its name, or with ``label_smoothing`` an object."""
+        smooth = self.label_smoothing
+        return smoothed_crossentropy(smooth) if smooth else "sparse_categorical_crossentropy"
 
     def baseline(self, y):
         """Return the accuracy of always predicting the most frequent class.
@@ -203,6 +213,58 @@ def loss_name(loss):
     snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
     config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
     return snake, bool(config.get("from_logits", False))
+
+
+def smoothed_crossentropy(label_smoothing, *, units=None, from_logits=False):
+    """Make the crossentropy of class numbers with label smoothing (Szegedy et al. 2016).
+
+    It is the ``CategoricalCrossentropy(label_smoothing=...)`` of the same labels as one-hot rows: a share of each
+    target is spread over all classes. A model that is saved compiled with it holds Keras' own crossentropy, without
+    smoothing, so that the file opens with Keras alone; compile again to train on with smoothing.
+
+    Args:
+        label_smoothing: the share, 0 to below 1.
+        units: size of the last axis of the model's output: 1 for a single unit, which is class 1 against class 0.
+            Default ``None``: as many as there are classes.
+        from_logits: whether the model puts out logits. Default ``False``.
+
+    Returns:
+        A ``keras.losses.Loss``, for ``compile``.
+
+    Raises:
+        ValueError: another ``label_smoothing``.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw.tasks import smoothed_crossentropy
+        >>> p = np.array([[0.7, 0.2, 0.1]], "float32")
+        >>> dense = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)(np.array([[1.0, 0.0, 0.0]]), p)
+        >>> abs(float(smoothed_crossentropy(0.1)(np.array([0]), p)) - float(dense)) < 1e-6
+        True
+    """
+    import keras
+
+    smooth = _checked_smoothing(label_smoothing)
+    if units == 1:
+        return keras.losses.BinaryCrossentropy(label_smoothing=smooth, from_logits=from_logits)
+    public = keras.losses.SparseCategoricalCrossentropy
+
+    class SparseCategoricalCrossentropy(public):
+        __class__ = serialized_as(public)
+        label_smoothing = smooth
+
+        def call(self, y_true, y_pred):
+            uniform = keras.ops.full_like(y_pred, 1 / y_pred.shape[-1])
+            spread = keras.ops.categorical_crossentropy(uniform, y_pred, from_logits=from_logits)
+            return (1 - smooth) * super().call(y_true, y_pred) + smooth * spread
+
+    return SparseCategoricalCrossentropy(from_logits=from_logits)
+
+
+def _checked_smoothing(value):
+    if isinstance(value, bool) or not _is_number(value) or not 0 <= value < 1:
+        raise ValueError(f"label_smoothing={value!r}; expected a share from 0 to below 1, such as 0.1.")
+    return float(value)
 
 
 def checked_class_weight(class_weight):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from pathlib import Path
+from time import monotonic
 
 from thaw._keras import compile_settings
 from thaw._validation import as_number
-from thaw.models.loading import is_model_file, model_format
-from thaw.models.precision import check_precision
-from thaw.models.taps import FEATURES
-from thaw.plan import Phase, Plan, as_plan, read_plan
-from thaw.runs.folder import MANIFEST, open_run, refuse_finished, verify_run
-from thaw.runs.train_images import check_optimizer, tune_images
+from thaw.models.loading import is_model_file
+from thaw.plan import Phase, Plan
+from thaw.runs.folder import MANIFEST, open_run, verify_run
+from thaw.runs.train_images import tune_images
+from thaw.runs.tune_options import check_options, require_data
 
 LR_FINDER_STEPS, LR_FINDER_REPEATS = 100, 3
 MAX_REJECTED_SHOWN = 10
@@ -43,6 +44,10 @@ def tune(
     retain=None,
     max_forgetting=None,
     minutes=None,
+    folds=None,
+    soup=None,
+    balance="auto",
+    label_smoothing=0.0,
     optimizer="adamw",
     clip_norm=1.0,
     patience=None,
@@ -68,8 +73,9 @@ def tune(
         plan: ``"auto"`` (default): :func:`thaw.advise` chooses one; ``"probe"``, ``"probe_then_tune"``, ``"gradual"``
             or ``"full"``; the path of a ``.toml`` file; or a :class:`thaw.Plan`.
         features: what the head reads: ``"last"``, ``"upper"`` or ``"all"`` layers, as for :func:`thaw.attach_head`;
-            ``"auto"`` (default): :func:`thaw.transfer.choose_head` decides where the plan solves for the head alone,
-            and it is the last layer elsewhere.
+            ``"auto"`` (default): :func:`thaw.transfer.choose_head` decides for a solved head. Where the plan trains the
+            backbone too, the tuned model reads the last layer, and a wide head is solved on a copy of the frozen
+            backbone; the run's model is the blend of both, or the better one, by the validation images.
         model: name of a backbone as for :func:`thaw.backbone`, a ``.keras`` or ``.h5`` file, a ``keras.Model`` that
             takes square images, or a :class:`~thaw.retention.source_tasks.SourceTask`. A head is taken off.
         weights: ``"imagenet"`` (default), ``"none"`` for random ones, or a file of weights.
@@ -90,7 +96,20 @@ def tune(
             ``None``: it is estimated on images of the target task.
         max_forgetting: largest fraction of the score on the source task that may be lost, such as 0.02. Defaults to no
             limit.
-        minutes: budget of the trials behind ``plan="auto"``; defaults to what the training itself takes, 1 to 5.
+        minutes: time in which the run is to end: the plan is shortened to fit, by a forecast of a few batches, and the
+            notes say what was left out. A quarter of it is for the trials behind ``plan="auto"``, if that is half a
+            minute or more. Defaults to no limit, with 1 to 5 minutes of trials.
+        folds: number of folds, at least 2: the training and validation images are divided again, a model is fine-tuned
+            for each fold on the others, and the run's model is the mean of them all. ``out_of_fold.csv`` has the
+            predictions of each image by the model that has not seen it. Callbacks see one training after another.
+            Defaults to one model.
+        soup: average the weights of up to so many of the best epochs of a phase, where that is better on the validation
+            images; see :class:`thaw.Phase`. Defaults to what the plan says.
+        balance: what is done about classes of different size: ``"none"``, ``"balanced"`` (weights in the loss),
+            ``"logit-adjustment"`` (after the training), or ``"auto"`` (default): ``"balanced"`` where the rarest class
+            has less than a third of the images of the most frequent one.
+        label_smoothing: share of each target that is spread over all classes in the phases that train by gradient
+            descent; see :class:`thaw.Classification`. Defaults to 0.
         optimizer: name of a Keras optimizer, such as ``"adamw"`` (default), ``"adam"``, ``"sgd"`` or ``"lion"``.
         clip_norm: largest global norm of the gradients; 0 for no clipping. Defaults to 1.
         patience: end a phase after this many epochs without a better validation score; defaults to that of the plan.
@@ -118,7 +137,7 @@ def tune(
         >>> run = tune("photos", "runs/photos")                             # doctest: +SKIP
         >>> print(run)                                                      # doctest: +SKIP
     """
-    arguments = dict(locals())
+    arguments, began = dict(locals()), monotonic()
     not_options = ("folder", "callbacks", "verbose")
     options = {name: as_number(value) for name, value in arguments.items() if name not in not_options}
     options["weights"] = "none" if weights is None else weights
@@ -131,6 +150,8 @@ def tune(
     from thaw.models.backbone import input_size
     from thaw.models.precision import resolve_precision, use_precision
     from thaw.models.state import seed_everything
+    from thaw.runs.folds import tune_folds
+    from thaw.tasks import Classification
     from thaw.training.callbacks import callback_list
     from thaw.training.progress import ProgressBar, count_progress
 
@@ -146,89 +167,41 @@ def tune(
         for note in source.notes:
             console.print(note)
         show_notes(splits, console.print, f"listed in {Path(folder) / 'quarantine.csv'}")
+        if label_smoothing:
+            if not isinstance(splits.task, Classification):
+                raise ValueError(f"label_smoothing is for classes, and the task is a {type(splits.task).__name__}.")
+            splits = dataclasses.replace(splits, task=dataclasses.replace(splits.task, label_smoothing=label_smoothing))
         if splits.train.augment is None:
             splits = dataclasses.replace(splits, train=dataclasses.replace(splits.train, augment=augmentation))
         shown = {*source.notes, *splits.notes}
         with ProgressBar(console, verbose=2 if verbose == 2 else 1) if verbose else contextlib.nullcontext() as bar:
-            model, metrics, history = tune_images(
+            train = tune_images if folds is None else functools.partial(tune_folds, folds=folds)
+            model, metrics, history = train(
                 splits,
                 folder,
-                backbone=source,
+                backbone=source if folds is None else source.backbone,
                 plan=chosen,
                 features=features,
-                advice={name: options[name] for name in ("minutes", "epochs", "head_epochs", "learning_rate", "l2_sp")},
+                advice={name: options[name] for name in ("epochs", "head_epochs", "learning_rate", "l2_sp")},
+                minutes=options["minutes"],
+                began=began,
                 batch_size=batch_size,
                 seed=seed,
                 optimizer=(optimizer, clip_norm),
                 patience=patience,
+                soup=soup,
                 monitor=monitor,
                 mode=mode,
                 callbacks=[*callback_list(callbacks), *([bar] if bar else [])],
                 options=options,
             )
-        shown |= {*history.notes, *(bar.reasons if bar else ())}
+        shown |= {*getattr(history, "notes", ()), *(bar.reasons if bar else ())}
         for note in metrics["notes"]:
             if note not in shown:
                 console.print(note)
     run = open_run(folder)
     run.model = model
     return run
-
-
-def check_options(data, folder, options):
-    """Find mistakes in the options of :func:`tune` before Keras is imported and images are read.
-
-    Args:
-        data: as for :func:`tune`.
-        folder: as for :func:`tune`.
-        options: dict of the other arguments of :func:`tune`.
-
-    Returns:
-        The :class:`thaw.Plan`, or ``"auto"``.
-
-    Raises:
-        FileNotFoundError: data or a plan file that does not exist.
-        ValueError: an invalid value, options that exclude each other, or a folder that holds another run.
-    """
-    plan = _chosen_plan(options)
-    if options["features"] not in ("auto", *FEATURES):
-        raise ValueError(f"features={options['features']!r}; expected one of auto, {', '.join(FEATURES)}.")
-    check_optimizer(options["optimizer"], options["clip_norm"])
-    check_precision(options["precision"])
-    model = options["model"]
-    metric, budgets = options["monitor"], (options["max_forgetting"], getattr(model, "max_forgetting", None))
-    if metric not in (None, "accuracy", "val_accuracy") and budgets != (None, None):
-        raise ValueError(
-            f"A budget for forgetting chooses by accuracy, and the metric is {metric!r}; leave out "
-            "monitor (--metric) or max_forgetting (--max-forgetting)."
-        )
-    if isinstance(model, (str, os.PathLike)) and is_model_file(model):
-        model_format(Path(model))  # raises for what is no model file
-    refuse_finished(folder)
-    _check_data(data)
-    return plan
-
-
-def _chosen_plan(options):
-    plan = options["plan"]
-    settings = {name: options[name] for name in ("epochs", "head_epochs", "learning_rate", "l2_sp", "patience")}
-    if isinstance(plan, str) and plan == "auto":
-        read_plan("probe_then_tune", **settings)  # raises for an invalid number
-        return plan
-    if options["minutes"] is not None:
-        raise ValueError("minutes is the time for advice, and the run has a plan; leave out --minutes or --plan.")
-    if isinstance(plan, (str, os.PathLike)):
-        return read_plan(plan, **settings)
-    plan = as_plan(plan)
-    given = [name for name, value in settings.items() if value is not None]
-    if given:
-        raise ValueError(f"{given[0]} is set in the plan; leave it out.")
-    return plan
-
-
-def _check_data(data):
-    if isinstance(data, (str, os.PathLike)) and not Path(data).exists():
-        raise FileNotFoundError(f"{data} does not exist; expected a folder of images or a CSV file.")
 
 
 def _console(verbose):
@@ -295,6 +268,7 @@ def _read_splits(data, image_size, options, progress):
         image_size=image_size,
         seed=options["seed"],
         max_bad=options["max_bad"],
+        balance=options.get("balance", "auto"),
         progress=progress,
         **columns,
     )
@@ -359,7 +333,7 @@ def find_rate(
         >>> from thaw.workflow import find_rate
         >>> print(find_rate("photos", train=2))                             # doctest: +SKIP
     """
-    _check_data(data)
+    require_data(data)
 
     from thaw.models.backbone import backbone, input_size
     from thaw.models.state import preserve_flags, seed_everything

@@ -113,6 +113,8 @@ def test_prepare_search_passes_on_what_was_asked_and_takes_as_many_examples_as_t
     trials, evidence = search.trials, search.evidence
     assert (trials.accuracy, evidence.accuracy, evidence.metric) == (False, False, "mae")
     assert 0 < len(trials.train) == evidence.n_train_used == search.budget.n_train < evidence.n_train == 9000
+    assert len(trials.head_examples) == evidence.n_head_used == 9000  # the head is solved from all
+    assert [candidate.name for candidate in search.space.head_candidates()] == ["solved head"]
     assert len(trials.validation) == evidence.n_validation == 1000
     assert (trials.batch_size, trials.seed, trials.l2_sp) == (16, 4, 0.1)
     assert search.space.learning_rates == (0.03,)
@@ -136,11 +138,15 @@ def test_measure_compares_with_random_weights(helps):
         metric="accuracy",
         n_train=120,
         n_train_used=120,
+        n_head_used=120,
         n_validation=80,
         stages_of=None,
     )
     measure(evidence, trials)
     assert evidence.pretraining_helps == helps
+    errors, random_errors = (probe.best.errors.sum() for probe in (evidence.probe, evidence.random_probe))
+    assert evidence.similarity.value == 1 - errors / random_errors
+    assert (evidence.similarity.low > 0) == helps
     assert (evidence.learning_curve.correct.mean() > 0.8) == helps
     assert [row.stage for row in evidence.random_probe.rows] == ["stage1", "stage2"]
     assert not evidence.notes

@@ -105,10 +105,12 @@ def search(
     certainty=lambda candidate: None,
     callbacks=(),
     clock=lambda: 0.0,
+    solves_head=False,
+    similarity=None,
 ):
     """Return the advice, and the trials that were made."""
     model = net() if model is None else model
-    space = space or SearchSpace.of(model, learning_rate)
+    space = space or SearchSpace.of(model, learning_rate, solves_head)
     settings = AdviceSettings(
         head=head,
         minutes=minutes,
@@ -126,8 +128,7 @@ def search(
         cost=cost_of(model, **overheads or {}),
         epochs=epochs,
         head_epochs=None,
-        head=head,
-        n_head_rates=len(space.head_learning_rates),
+        heads=space.head_candidates() if head == "new" else [],
         depths=space.depths,
         n_validation=m,
     )
@@ -140,13 +141,14 @@ def search(
         metric=metric,
         n_train=n,
         n_train_used=budget.n_train,
+        n_head_used=budget.n_head if space.solves_head else budget.n_train,
         n_validation=m,
         stages_of=lambda trained: [stage.name for stage in trainable_stages(space.stages, trained)],
         probe=probe_of(tuple(names[:-1])),
         learning_curve=curve or flat_curve(0.7, n, m),
     )
     if head == "new":
-        evidence.random_probe, evidence.gain_over_random = evidence.probe, random
+        evidence.random_probe, evidence.gain_over_random, evidence.similarity = evidence.probe, random, similarity
     else:
         evidence.gradient_norms = dict.fromkeys(names, 1.0)
     trials = FakeTrials(scores or {}, default, space, m, certainty)
@@ -342,6 +344,42 @@ def test_search_plans_the_head_that_everything_began_from():
     assert advice.trials[0] is not advice.chosen
 
 
+def test_search_solves_for_the_head_once_and_plans_that():
+    advice, trials = search({"head": 0.6, (2, 2.5e-3): 0.95}, solves_head=True)  # the ridge readout has 0.7
+    assert [train for train, *_, rung in trials.ran if rung is None] == ["head"]
+    assert trials.start == trials.saved[-1] == 1
+    assert (advice.trials[0].name, advice.trials[0].epochs) == ("solved head", 1)
+    head, tune = advice.plan
+    assert (head.solver, head.train, head.views) == ("lbfgs", "head", 0)
+    assert (tune.solver, tune.train, tune.learning_rate) == ("gradient", 2, 2.5e-3)
+    assert advice.to_dict()["trials"][0]["solver"] == "lbfgs"
+    assert "+0.250 [" in advice.reasons[0]  # over the better readout
+    with pytest.raises(FloatingPointError, match="solved head has a loss that is not finite"):
+        search(default=None, solves_head=True)
+
+
+def test_search_says_how_similar_the_tasks_are_first():
+    def first(similarity, random):
+        advice = advice_of(similarity=similarity, random=random)
+        assert advice.similarity is similarity
+        assert advice.to_dict()["similarity"] == similarity.to_dict()
+        return advice.reasons[0]
+
+    what = "the source task, on which the network was trained: a readout of its features makes "
+    close = f"This task is close to {what}83 % (75 to 89) fewer errors than one of random features."
+    assert first(Estimate(0.83, 0.751, 0.894), HELPS) == close
+    related = f"This task is related to {what}20 % (8 to 31) fewer errors than one of random features."
+    assert first(Estimate(0.2, 0.08, 0.31), HELPS) == related
+    unlike = f"This task is unlike {what}4 % (-12 to 19) fewer errors than one of random features"
+    assert first(Estimate(0.04, -0.12, 0.19), DOES_NOT_HELP) == f"{unlike}, which may be chance."
+    worse = f"This task is unlike {what}30 % (10 to 52) more errors than one of random features."
+    assert first(Estimate(-0.3, -0.52, -0.1), Estimate(-0.1, -0.2, -0.05)) == worse
+    unknown = "How similar this task is to the source task, on which the network was trained, is not known"
+    few_errors = f"{unknown} from so few errors: a readout of its features makes 50 % (-100 to 100) fewer errors than "
+    assert first(Estimate(0.5, -1.0, 1.0), DOES_NOT_HELP) == f"{few_errors}one of random features, which may be chance."
+    assert first(Estimate(None), DOES_NOT_HELP) == f"{unknown}: a readout of random features makes no errors."
+
+
 def test_search_scores_by_the_log_loss_where_the_first_metric_is_no_accuracy():
     said = "scored by the log loss, because the first metric, mae,"
     assert any(said in reason for reason in advice_of(metric="mae").reasons)
@@ -417,7 +455,7 @@ def test_search_keeps_to_the_budget(minutes):
 
 def test_search_uses_fewer_examples_on_a_small_budget_and_says_so():
     advice = advice_of(n=4000, m=200, overheads=BUSY)
-    assert any("of the 4,000 training examples" in reason for reason in advice.reasons)
+    assert "The trials used 1,000 of the 4,000 training examples (25 %), stratified by class." in advice.reasons
     assert 0.3 < advice.budget_used <= 1
     advice = advice_of(minutes=0.01, overheads=BUSY)
     assert advice.reasons[0].startswith("The budget allowed no trials")
@@ -468,3 +506,54 @@ def test_search_tells_callbacks_of_each_trial():
     assert all(number <= total for number, total, _ in told.trials)
     assert [t.name for t in told.ended] == [name for *_, name in told.trials]
     assert len(told.ended) == len([t for t in advice.trials if t.name != "ridge readout"])
+
+
+def test_search_with_a_solved_head_says_which_examples_were_compared():
+    advice = advice_of({"head": 0.9}, default=0.9, n=4000, m=200, minutes=5, overheads=BUSY, solves_head=True)
+    did = "Frozen features of 4,000 examples did as well as the trials that train more on 500 of them: 0.900 ["
+    assert advice.reasons[0].startswith(did)
+    assert [phase.train for phase in advice.plan] == ["head", 2]
+    used = "The trials of the backbone used 500 of the 4,000 training examples (12 %), stratified by class; "
+    used += "the head on frozen features, from which those with pre-trained weights began, was fitted to all of them."
+    assert used in advice.reasons
+    all_used = advice_of({"head": 0.9}, default=0.9, solves_head=True)
+    assert all_used.reasons[0].startswith("Frozen features are enough: 0.900 [")
+    assert not any("The trials" in reason for reason in all_used.reasons)
+
+
+@pytest.mark.parametrize("minutes", [1e-3, 0.5, 5, 500])
+@pytest.mark.parametrize("solves_head", [True, False])
+def test_budget_never_takes_fewer_than_500_examples(minutes, solves_head):
+    heads = SearchSpace.of(net(), solves_head=solves_head).head_candidates()
+    cost = cost_of(net(), per_batch=5e10)
+    for n in (40, 499, 3000):
+        total = operations_in(minutes)
+        budget = SearchBudget(total, cost, EPOCHS, None, heads=heads, depths=[1, 2, "all"], n_validation=200)
+        budget.choose_n_train(n)
+        assert min(n, 500) <= budget.n_train <= budget.n_head <= n
+        assert budget.n_train == n or minutes < 500
+        assert budget.n_train == min(n, 500) or minutes > 0.5 or not solves_head  # with fewer it has more epochs
+
+
+def test_budget_solves_for_the_head_from_what_half_of_it_pays():
+    heads, cost = SearchSpace.of(net(), solves_head=True).head_candidates(), cost_of(net(), per_batch=5e10)
+    pass_of_all = cost.of_solved_head(40_000, 200)
+    for share, expected in ((0.4, 40_000), (0.6, 20_000), (1e3, 500)):
+        budget = SearchBudget(pass_of_all / share, cost, EPOCHS, None, heads=heads, depths=[1, "all"], n_validation=200)
+        budget.choose_n_train(40_000)
+        assert budget.n_head == expected
+        assert budget.price(heads[0], 40) == cost.of_solved_head(expected, 200)
+
+
+def test_search_says_which_trials_the_budget_left_out():
+    class Small(SearchBudget):
+        def price(self, candidate, *arguments, **options):
+            return 1.0 if candidate.train == "head" else self.total / 5
+
+    advice, trials = search({(2, 2.5e-3): 0.9}, budget=Small)
+    tried = [candidate for candidate in trials.ran if candidate[0] not in ("head", "scratch")]
+    assert 1 <= len(tried) < 5
+    said = [reason for reason in advice.reasons if reason.startswith("The budget left out a trial of ")]
+    assert len(said) == 1
+    assert not any(f"trial of {trial.name}" in said[0] for trial in advice.trials)
+    assert not any("left out" in reason for reason in advice_of(minutes=500).reasons)

@@ -112,6 +112,18 @@ def test_plan_halving_gives_up_candidates_and_then_resources():
     assert plan_of([*toys, Toy(0, full_length=True)], cost, 28, 9)[0][-1].full_length
 
 
+def test_successive_halving_names_what_it_left_out():
+    toys = [Toy(1), Toy(2), Toy(3), Toy(9, price=100)]
+    cost = lambda t, e, b: t.price * e  # noqa: E731
+    assert successive_halving(toys, Made, cost, budget=1000, max_resources=1).left_out == []
+    assert successive_halving(toys, Made, cost, budget=20, max_resources=1).left_out == [toys[3]]
+    # Where the search climbs, only what was proposed counts, and not what was tried in the end.
+    propose = lambda ranked: [toys[3], toys[1]]  # noqa: E731
+    result = successive_halving(toys, Made, cost, budget=20, max_resources=1, propose=propose)
+    assert [m.toy for m in result.trials] == toys[:2]
+    assert result.left_out == [toys[3]]
+
+
 def test_successive_halving_pays_shared_costs_once():
     """The second candidate of a kind is cheaper, in the planning and in the run: 100 + 4 * 1 + 2 * 3 + 2 * 9."""
 

@@ -5,7 +5,7 @@ import pytest
 from keras import layers
 
 from thaw.advice import cost as trial_cost
-from thaw.advice.cost import TrialCost, operations_in
+from thaw.advice.cost import OPERATIONS_PER_SOLVED_NUMBER, TrialCost, operations_in
 
 NO_OVERHEADS = {"per_trial": 0, "per_layer": 0, "per_epoch": 0, "per_batch": 0}
 
@@ -27,6 +27,15 @@ def test_trial_cost_counts_frozen_stages_once_and_trained_ones_three_times(model
     steps = 3 * head * 30 * 3 + head * 10 * 4
     assert cost.of("head", 30, 10, epochs=3) == once + steps
     assert cost.of("head", 30, 10, epochs=3, cached=True) == steps
+
+
+def test_trial_cost_of_a_solved_head_is_one_pass_and_the_solver(model):
+    one_view, several = (TrialCost(model, views=views, **NO_OVERHEADS) for views in (1, 3))
+    solver = OPERATIONS_PER_SOLVED_NUMBER * 30 * (18 / 2)  # 18 weights of 2 classes
+    assert one_view.of_solved_head(30, 10) == several.of_solved_head(30, 10)  # of the examples as they are
+    assert one_view.of_solved_head(30, 10) == pytest.approx(one_view.of("head", 30, 10, epochs=1) + solver)
+    few = one_view.of_solved_head(5, 0) - one_view.of("head", 5, 0, epochs=1)
+    assert few == pytest.approx(OPERATIONS_PER_SOLVED_NUMBER * 5 * 5)
 
 
 def test_trial_cost_counts_overheads(model):

@@ -147,7 +147,13 @@ def test_predict_evaluate_and_check(run, place, capsys):
     assert thaw("evaluate", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["split"] == "test"
     assert thaw("evaluate", out, place / "digits", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["examples"] == 180
+    said = capsys.readouterr()
+    assert json.loads(said.out)["examples"] == 180
+    assert "The run was trained on images of" in said.err
+    assert thaw("predict", out, file, "--views", "4", "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)[0]["views"] == 2
+    assert "2 of 4 views of each image: the run was trained with --flips horizontal" in said.err
     assert thaw("check", out) == 0
     assert "nothing wrong" in capsys.readouterr().out
     assert thaw("check", place / "digits") == 0

@@ -24,8 +24,9 @@ def weights_of(run):
 
 @pytest.mark.parametrize(("name", "scale", "clip"), [("sgd", 20, 1e-6), ("sgd", 20, 0), ("lion", 0.2, 0)])
 def test_tune_scales_the_rates_for_the_optimizer_and_clips_gradients(small_place, thaw, tmp_path, name, scale, clip):
-    """With a tiny norm the new head of zeros hardly moves; 0 is no clipping."""
-    import keras
+    """0 is no clipping."""
+    from thaw import Classification, backbone
+    from thaw.runs.train_images import build_model
 
     options = short(small_place, "--optimizer", name, "--clip-norm", clip, "--patience", 3)
     code, _, err = thaw("tune", small_place / "photos", "-o", tmp_path / "run", *options)
@@ -33,9 +34,8 @@ def test_tune_scales_the_rates_for_the_optimizer_and_clips_gradients(small_place
     plan = Plan.load(tmp_path / "run/plan.toml")
     assert [p.learning_rate for p in plan] == pytest.approx([1e-3 * scale, 5e-4 * scale])
     assert [p.patience for p in plan] == [3, 3]
-    kernel = keras.saving.load_model(tmp_path / "run/model.keras").layers[-1].kernel.numpy()
-    assert kernel.any()
-    assert (abs(kernel).max() < 1e-5) == (clip > 0)
+    model = build_model(backbone(small_place / "small.keras"), Classification(["a", "b"]), (name, clip))
+    assert model.optimizer.global_clipnorm == (clip or None)
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_precision_is_recorded_and_a_killed_run_resumes_bit_identically(small_pl
     whole = python(*command, "-o", tmp_path / "whole", env=env)
     assert whole.returncode == 0, whole.stderr
     again = [*command, "-o", tmp_path / "killed"]
-    assert python(*again, env=env, kill_at="epoch   4 of 5").returncode == -signal.SIGKILL
+    assert python(*again, env=env, kill_at="epoch   3 of 4").returncode == -signal.SIGKILL
     other = python(*again, "--precision", "float32", env=env)
     assert other.returncode == 2
     assert "holds an unfinished run with precision = 'mixed_float16', and now it is 'float32'" in other.stderr
     done = python(*again, env=env)
     assert done.returncode == 0, done.stderr
-    assert re.search("resuming at epoch [45]", done.stderr)  # the line is printed before the epoch is saved
+    assert re.search("resuming at epoch [34]", done.stderr)  # the line is printed before the epoch is saved
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
     import keras
 

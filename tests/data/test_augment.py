@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from thaw.data.augmentation import augment
+from thaw.data.augmentation import augment, count_flips, flipped
 
 ALL = {"flips": "both", "rotation": 0.1, "zoom": 0.2, "translation": 0.1, "contrast": 0.4, "brightness": 0.3}
 PICTURE = np.random.default_rng(0).uniform(0, 255, (32, 32, 3)).astype("float32")
@@ -154,6 +154,16 @@ def test_half_precision_policy_does_not_round_pixels():
         assert mapped(augment(**ALL), n=2).tobytes() == expected.tobytes()
     finally:
         keras.config.set_dtype_policy(policy)
+
+
+@pytest.mark.parametrize("flips", ["horizontal", "vertical", "both"])
+def test_flipped_versions_come_in_the_order_of_the_training(flips):
+    views = count_flips(flips)
+    made = list(flipped(PICTURE[None], flips, views))
+    assert len({version.tobytes() for version in made}) == views
+    function = augment(flips=flips)
+    for turn, version in enumerate(made):
+        np.testing.assert_array_equal(version[0], function(PICTURE, (0, turn)))
 
 
 def test_nothing_to_do_is_none():

@@ -409,3 +409,27 @@ def test_what_was_checked_is_not_checked_again():
     for copy in (dataset.take([0, 1]), dataset.replace(y=None), dataset.replace(augment=None)):
         assert "_finite" in vars(copy)
     assert "_finite" not in vars(dataset.replace(sample_weight=np.ones(3)))
+
+
+def test_groups_stay_with_their_examples():
+    data = Dataset(x=rows(4), y=np.array([0, 1, 0, 1]), groups=np.array(["p", "q", "p", "r"]))
+    assert data.take([3, 0]).groups.tolist() == ["r", "p"]
+    assert data.weighted({0: 2.0}).groups.tolist() == ["p", "q", "p", "r"]
+    assert data.replace(x=rows(4) + 1).groups.tolist() == ["p", "q", "p", "r"]
+    assert as_dataset(data) is data
+    assert np.array_equal(data.content_keys, data.replace(groups=None).content_keys)
+    assert Dataset(x=rows(2), groups=np.array(["b", "a"], object)).groups.dtype.kind == "U"
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([1, 2, 3], "There are 3 groups for 2 examples"),
+        (np.zeros((2, 1)), r"groups has shape \(2, 1\); expected \(2,\)"),
+        ([1.0, np.nan], "with gaps"),
+        (np.array(["p", None], object), "with gaps"),
+    ],
+)
+def test_groups_that_say_nothing_are_refused(groups, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset(x=rows(2), groups=groups)

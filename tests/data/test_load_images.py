@@ -57,6 +57,7 @@ def test_a_folder(tmp_path, load):
         assert [got.labels[y] for y in part.y] == [os.path.basename(os.path.dirname(f)) for f in got.files[name]]
         assert len(got.files[name]) == size
         assert set(part.y) == {0, 1}
+        assert part.groups is None
     assert got.notes[-1].startswith("40 images of 2 classes: ")
 
 
@@ -127,10 +128,11 @@ def test_saved_again_and_made_smaller_stays_on_one_side(tmp_path, load):
     got = load_images(root, image_size=64, cache_dir=tmp_path / "cache")
     side = {}
     for name, files in got.files.items():
-        for path in files:
-            side.setdefault(path.rsplit(".")[0].removesuffix("_big"), set()).add(name)
+        for path, group in zip(files, getattr(got, name).groups.tolist(), strict=True):
+            side.setdefault(path.rsplit(".")[0].removesuffix("_big"), set()).add((name, group))
     assert len(side) == 24
-    assert all(len(names) == 1 for names in side.values())
+    assert all(len(places) == 1 for places in side.values())
+    assert len({group for places in side.values() for _, group in places}) == 24
     assert "72 images are near-duplicates of others, in 24 clusters." in got.notes
 
 
@@ -480,3 +482,31 @@ def test_splits_print_well(tmp_path, load):
     assert lines[1] == f"1 file is left out, the first: {root}/cat/empty.jpg is empty (0 bytes)"
     assert lines[2:] == list(splits.notes)
     assert splits.task.labels == splits.labels == ("cat", "dog")
+
+
+def test_a_group_of_the_table_and_a_near_duplicate_of_one_of_it_are_one_group(tmp_path, load):
+    for c, name in enumerate(("cat", "dog")):
+        for i in range(6):
+            photo(tmp_path / name / f"{i}.png", 10 * c + i)
+    Image.open(tmp_path / "cat/1.png").save(tmp_path / "cat/again.jpg", quality=95)
+    rows = [f"{c}/{i}.png,{c},{'train' if i < 4 else 'val'}" for c in ("cat", "dog") for i in range(6)]
+    rows = [*rows, "cat/again.jpg,cat,train"]
+    column = ["p" if row.startswith(("cat/0.png", "cat/1.png", "dog/5.png")) else "" for row in rows]
+
+    def read(groups):
+        table = zip(rows, groups, strict=True)
+        (tmp_path / "t.csv").write_text(
+            "image,label,split,group\n" + "\n".join(f"{row},{group}" for row, group in table)
+        )
+        return load(tmp_path / "t.csv")
+
+    got = read(column)
+    of = {
+        "/".join(Path(path).parts[-2:]): group
+        for name in ("train", "validation")
+        for path, group in zip(got.files[name], getattr(got, name).groups.tolist(), strict=True)
+    }
+    together = ["cat/0.png", "cat/1.png", "cat/again.jpg", "dog/5.png"]  # the last one was given for validation
+    assert len({of[name] for name in together}) == 1
+    assert len(set(of.values())) == 1 + len(rows) - len(together)
+    assert read([group and "q" for group in column]).digest != got.digest

@@ -144,3 +144,18 @@ def test_what_comes_again_is_augmented_again():
 def test_what_cannot_be_mixed(new, old, options, message):
     with pytest.raises(ValueError, match=message):
         mix_replay(new, old, **({"share": 0.5} | options))
+
+
+def test_groups_of_both_stay_apart_and_a_repeated_example_is_one_group():
+    assert mix_replay(NEW, OLD, 0.3).groups is None
+    ours = np.arange(20) // 2
+    mixed = mix_replay(NEW.replace(groups=ours), OLD, 0.8)  # 80 of 30 old ones
+    rows = np.asarray(mixed.x)
+    assert np.array_equal(mixed.groups[:20], ours)
+    assert not set(mixed.groups[:20]) & set(mixed.groups[20:])
+    numbers = {tuple(row): set(mixed.groups[(rows == row).all(1)].tolist()) for row in rows[20:]}
+    assert len(numbers) == 30
+    assert all(len(found) == 1 for found in numbers.values())
+    assert len(set.union(*numbers.values())) == 30
+    alone = mix_replay(NEW, OLD.replace(groups=np.array(["a", "b"] * 15)), 0.3).groups
+    assert (len(set(alone[:20])), len(set(alone[20:]))) == (20, 2)

@@ -119,3 +119,56 @@ def test_predict_proba_looks_for_the_fastest_runtime_where_many_examples_are_kno
 def test_predict_proba_with_labels_names_what_cannot_be_read(model, data, message):
     with pytest.raises(ValueError, match=message):
         predict_proba_with_labels(model, *data())
+
+
+IMAGES = RNG.uniform(0, 255, (7, 4, 4, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def image_model():
+    """A linear layer of all pixels, which sees which way an image is turned."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    last = keras.layers.Dense(3, "softmax")
+    return keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Rescaling(1 / 50), keras.layers.Flatten(), last])
+
+
+def test_views_are_the_mean_of_the_probabilities_of_the_flips(image_model):
+    import tensorflow as tf
+
+    turned = [IMAGES, IMAGES[:, :, ::-1], IMAGES[:, ::-1], IMAGES[:, ::-1, ::-1]]
+    each = np.stack([predict_proba(image_model, np.ascontiguousarray(images)) for images in turned])
+    assert np.ptp(each, axis=0).max() > 0.1
+    y = np.arange(7) % 3
+    stream = tf.data.Dataset.from_tensor_slices((IMAGES, y)).batch(3)
+    for views, flips, used in (
+        (2, "horizontal", [0, 1]),
+        (2, "vertical", [0, 2]),
+        (3, "both", [0, 1, 2]),
+        (4, "both", [0, 1, 2, 3]),
+    ):
+        expected = each[used].mean(axis=0)
+        for data in ((IMAGES, y), (Dataset(x=IMAGES, y=y),), (stream,)):
+            for batch_size in (3, 32):
+                options = {"batch_size": batch_size, "views": views, "flips": flips}
+                labels, p = predict_proba_with_labels(image_model, *data, **options)
+                assert labels.tolist() == y.tolist()
+                assert p == pytest.approx(expected, abs=1e-6)
+        assert predict_proba(image_model, IMAGES, views=views, flips=flips) == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_view_is_bit_identical_to_none(image_model):
+    expected = predict_proba(image_model, IMAGES)
+    assert predict_proba(image_model, IMAGES, views=1, flips="both").tobytes() == expected.tobytes()
+
+
+def test_views_that_there_are_not(model, image_model):
+    with pytest.raises(ValueError, match="views=4, and flips='horizontal' makes 2 different versions"):
+        predict_proba(image_model, IMAGES, views=4)
+    with pytest.raises(ValueError, match="views=0; expected a whole number from 1"):
+        predict_proba(image_model, IMAGES, views=0)
+    with pytest.raises(ValueError, match="flips='sideways'"):
+        predict_proba(image_model, IMAGES, views=2, flips="sideways")
+    with pytest.raises(ValueError, match=r"views=2 is for images, \(n, height, width, channels\)"):
+        predict_proba(model, X, views=2)

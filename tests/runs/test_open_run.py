@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from thaw.features import predict_proba
 from thaw.plan import Phase, Plan
-from thaw.runs.folder import Run, open_run, refuse_finished
+from thaw.runs.folder import Run, open_run, refuse_finished, write_run
 from thaw.runs.predictor import evaluate_files
 
 PLAN_OF_0_1 = """\
@@ -160,6 +161,44 @@ def test_evaluate_takes_a_folder_and_arrays(run, tmp_path):
     Image.fromarray(images[0]).save(tmp_path / "more/fish/0.png")
     with pytest.raises(ValueError, match="has a class 'fish' that the model does not know; it knows cat, dog"):
         opened.evaluate(tmp_path / "more")
+
+
+@pytest.mark.parametrize(("flips", "views"), [("both", 4), ("horizontal", 2), ("none", 1), (None, 1)])
+def test_views_are_the_flips_that_the_run_was_trained_with(tmp_path, flips, views):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    last = keras.layers.Dense(2, "softmax")
+    net = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 50), keras.layers.Flatten(), last])
+    config = None if flips is None else f'data = "../more"\nflips = "{flips}"\n'
+    write_run(tmp_path / "run", net, ["cat", "dog"], plan="", tables={}, metrics={}, config=config)
+    opened, images, y = open_run(tmp_path / "run"), [], [0, 1, 0, 1]
+    for i, label in enumerate(y):
+        images.append(np.random.default_rng(i).integers(0, 256, (8, 8, 3)).astype(np.uint8))
+        path = tmp_path / "more" / ("cat", "dog")[label] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[-1]).save(path)
+    images = np.stack(images)
+    p = predict_proba(net, images, views=views, flips=flips or "none")
+    for row, found in zip(p, opened.predict(images, views=4, top=2), strict=True):
+        assert found["views"] == views
+        assert {best["label"]: best["probability"] for best in found["top"]} == dict(zip(("cat", "dog"), row))
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    (good, wrong) = opened.predict([tmp_path / "more/cat/0.png", bad], views=4, top=2)
+    assert good["probability"] == pytest.approx(p[0].max(), abs=1e-6)
+    assert (good["views"], set(wrong)) == (views, {"file", "error"})
+    files, arrays = opened.evaluate(tmp_path / "more", views=4), opened.evaluate(images, np.array(y), views=4)
+    assert files["views"] == arrays["views"] == views
+    loss = -np.log(p[np.arange(4), y]).mean()
+    assert files["log_loss"]["value"] == pytest.approx(loss, abs=1e-6)
+    assert arrays["log_loss"]["value"] == pytest.approx(loss, abs=1e-6)
+    assert "views" not in opened.evaluate(images, np.array(y))
+    # Images that the run was trained on: its own folder, by its config.
+    assert any("was trained on images of" in note for note in files["notes"]) is (flips is not None)
+    assert not any("was trained on images of" in note for note in arrays["notes"])
+    with pytest.raises(ValueError, match="views=4, and the metrics at the end of the run are of one view"):
+        opened.evaluate(views=4)
 
 
 def test_verify_finds_what_is_damaged_after_opening(run):

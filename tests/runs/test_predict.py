@@ -86,6 +86,23 @@ def test_pixels_of_a_byte():
     assert predict(model, pictures, LABELS)[0]["label"] == "cat"
 
 
+def test_views_of_the_flips_that_are_asked_for():
+    """The right half decides, and the mean with its mirror image is even."""
+    import keras
+
+    last = [keras.layers.Cropping2D(((0, 0), (1, 0))), keras.layers.Flatten(), keras.layers.Softmax()]
+    model = keras.Sequential([keras.Input((1, 2, 3)), *last])
+    picture = np.log([[[[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]]]])
+    assert predict(model, picture, LABELS)[0]["label"] == "ant"
+    (found,) = predict(model, picture, LABELS, views=2)
+    assert {best["label"]: round(best["probability"], 5) for best in found["top"]} == {
+        "ant": 0.4,
+        "bee": 0.3,
+        "cat": 0.3,
+    }
+    assert predict(model, picture, LABELS, views=2, flips="vertical") == predict(model, picture, LABELS)
+
+
 def test_nothing_gives_nothing(model):
     assert predict(model, np.zeros((0, 3)), LABELS) == []
 

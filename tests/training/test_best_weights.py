@@ -107,3 +107,62 @@ def test_a_metric_of_several_numbers_is_none_to_choose_by():
     best = BestWeights(net(), "val_f1_score", "max")
     with pytest.raises(ValueError, match=r'val_f1_score is 3 numbers; expected one .*average="macro"'):
         best.on_epoch_end(0, {"val_f1_score": np.zeros(3)})
+
+
+# ----------------------------------------------------------------- runners-up
+
+
+def kept(best):
+    return [(other.epoch, other.weights[0].item()) for other in best.runners_up]
+
+
+def test_the_next_best_are_kept_in_order():
+    model = net()
+    best = BestWeights(model, "val_accuracy", "max")
+    best.begin(3)
+    values = (0.5, 0.9, 0.7, 0.6, 0.8, 0.1, 0.95)
+    orders = []
+    for epoch, value in enumerate(values):
+        model.layers[0].kernel.assign([[epoch]])
+        best.on_epoch_end(epoch, {"val_accuracy": value})
+        orders.append([best.epoch, *(epoch for epoch, _ in kept(best))])
+    assert orders == [[0], [1, 0], [1, 2, 0], [1, 2, 3], [1, 4, 2], [1, 4, 2], [6, 1, 4]]
+    assert kept(best) == [(1, 1.0), (4, 4.0)]
+
+
+def test_equal_epochs_are_kept_in_their_order():
+    model = net()
+    best = BestWeights(model, "val_accuracy", "max")
+    best.begin(3)
+    feed(best, model, *((i, {"val_accuracy": 1.0, "val_loss": v}) for i, v in enumerate((0.5, 0.3, 0.5, 0.5))))
+    assert [best.epoch, *(epoch for epoch, _ in kept(best))] == [1, 0, 2]
+
+
+def test_a_phase_begins_with_the_best_one_before_it():
+    model = net()
+    best = BestWeights(model, "val_loss", "min")
+    best.begin(3)
+    feed(best, model, (0, {"val_loss": 0.5}), (1, {"val_loss": 0.3}))
+    best.begin(2)
+    assert (best.epoch, kept(best)) == (1, [])
+    model.layers[0].kernel.assign([[7.0]])
+    best.on_epoch_end(2, {"val_loss": 0.1})
+    assert (best.epoch, kept(best)) == (2, [(1, 1.0)])
+
+
+def test_runners_up_hold_what_is_trained_alone():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+    model.layers[0].trainable = False
+    best = BestWeights(model, "val_loss", "min")
+    best.begin(2)
+    best.on_epoch_end(0, {"val_loss": 0.5})
+    first = [value.copy() for value in best.weights]
+    model.layers[1].bias.assign([3.0])
+    best.on_epoch_end(1, {"val_loss": 0.6})
+    assert [value.shape for value in best.runners_up[0].weights] == [(1, 1), (1,)]
+    again = BestWeights(model, "val_loss", "min")
+    again.load(*best.state())
+    own, other = again.versions()
+    assert all(np.array_equal(a, b) for a, b in zip(own, first))
+    assert [np.array_equal(a, b) for a, b in zip(other, first)] == [True] * 5 + [False]
+    assert other[-1].item() == 3.0

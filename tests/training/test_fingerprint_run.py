@@ -16,14 +16,24 @@ from thaw.training.checkpoint import _bytes, fingerprint_run
 
 
 def identity(
-    model_seed=0, optimizer=None, loss="mse", plan="probe", n=4, label=0, weight=None, batch_size=8, seed=0, dtype=None
+    model_seed=0,
+    optimizer=None,
+    loss="mse",
+    plan="probe",
+    n=4,
+    label=0,
+    weight=None,
+    groups=None,
+    batch_size=8,
+    seed=0,
+    dtype=None,
 ):
     keras.utils.set_random_seed(model_seed)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, dtype=dtype)])
     model.compile(optimizer or keras.optimizers.Adam(), loss)
     y = np.zeros(n)
     y[0] = label
-    examples = Dataset(x=np.arange(2.0 * n).reshape(n, 2), y=y, sample_weight=weight)
+    examples = Dataset(x=np.arange(2.0 * n).reshape(n, 2), y=y, sample_weight=weight, groups=groups)
     return fingerprint_run(model, Plan.named(plan), (examples, None), batch_size, seed)
 
 
@@ -44,6 +54,7 @@ def test_the_same_again():
         {"n": 5},
         {"label": 1},
         {"weight": np.ones(4)},
+        {"groups": np.array([0, 0, 1, 1])},
         {"batch_size": 4},
         {"seed": 1},
         {"dtype": "mixed_bfloat16"},

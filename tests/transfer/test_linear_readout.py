@@ -7,6 +7,7 @@ from sklearn.metrics import log_loss
 from sklearn.svm import LinearSVC
 
 from thaw.transfer import linear_readout
+from thaw.transfer.calibration import TEMPERATURES
 from thaw.transfer.linear_readout import (
     STRENGTHS,
     CrossValidation,
@@ -276,4 +277,4 @@ def test_where_all_rows_are_right_the_penalty_is_not_the_weakest():
     result = cross_validate(x, y, classes=3)
     assert (result.logits.argmax(axis=1) == y).all()
     assert result.strength < max(linear_readout.STRENGTHS)
-    assert result.temperature > min(linear_readout.TEMPERATURES) * 1.01
+    assert result.temperature > min(TEMPERATURES) * 1.01

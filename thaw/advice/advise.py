@@ -14,7 +14,14 @@ from thaw.advice.cost import TrialCost, default_minutes, operations_in
 from thaw.advice.result import Evidence
 from thaw.advice.search import PlanSearch
 from thaw.advice.space import SearchSpace
-from thaw.advice.trials import ONE_CLASS_EACH, Trials, paired_difference, randomize_weights
+from thaw.advice.trials import (
+    ONE_CLASS_EACH,
+    Trials,
+    avoided_errors,
+    can_solve_head,
+    paired_difference,
+    randomize_weights,
+)
 from thaw.plan import Phase
 from thaw.tasks import class_numbers, first_metric
 
@@ -46,15 +53,18 @@ def advise(
     """Search for the stages to fine-tune, the learning rate, and whether fine-tuning is worth it.
 
     Three things are measured. A probe of every stage with frozen features, also of the same network with random
-    weights. A learning curve, with a quarter, a half and all of the data. And short trials: the head alone, from there
-    two stages and then, from the best, one step at a time to other rates and depths, by successive halving (Jamieson
-    and Talwalkar 2016) and :func:`thaw.fine_tune`, so that frozen stages are computed once for all trials. With a given
-    ``learning_rate``, all depths are tried at that rate. A trial from random weights is made where it is cheap, where
-    pre-training does not show, or where there are many examples for the size of the network.
+    weights, which says how similar the task is to the one the model was trained on. A learning curve, with a quarter, a
+    half and all of the data. And short trials: the head alone, solved in one pass where it can be
+    (:func:`thaw.transfer.solve_head`), from there two stages and then, from the best, one step at a time to other rates
+    and depths, by successive halving (Jamieson and Talwalkar 2016) and :func:`thaw.fine_tune`, so that frozen stages
+    are computed once for all trials. With a given ``learning_rate``, all depths are tried at that rate. A trial from
+    random weights is made where it is cheap, where pre-training does not show, or where there are many examples for the
+    size of the network.
 
-    The trials may use a part of the training examples, stratified by class, where the budget needs it, and they are
-    scored on at most 1,000 validation examples. The trial with the best score is chosen, unless a simpler one is about
-    as good:
+    The head is solved from all training examples, or as many as half of the budget pays for. The other trials may use a
+    part of them, stratified by class, where the budget needs it, but no fewer than 500; with less, there are fewer and
+    shorter trials. They are scored on at most 1,000 validation examples. The trial with the best score is chosen,
+    unless a simpler one is about as good:
 
     - with a new head, frozen features within one standard error of the best;
     - where the pre-trained features are no better than random ones, random weights within one standard error;
@@ -83,7 +93,7 @@ def advise(
             to 5. On a slow or busy machine the search takes longer: after three times as many minutes and one, no
             further trial of the backbone begins.
         epochs: epochs of the phase that trains the backbone. Default 10.
-        head_epochs: epochs of the head alone. Default ``None``: 300 steps.
+        head_epochs: epochs of the head alone where it cannot be solved. Default ``None``: 300 steps.
         learning_rate: the only peak learning rate to try for the backbone. Default ``None``: several.
         l2_sp: strength of L2-SP, as in :class:`thaw.Phase`. Default 0.
         scratch: whether to try random weights where that is cheap enough. Default ``True``.
@@ -222,7 +232,8 @@ def _prepare_search(settings, model, train, validation):
     from thaw.training.freezing import trainable_stages
 
     began = time.monotonic()
-    space = SearchSpace.of(model, settings.learning_rate)
+    solves_head = settings.head == "new" and can_solve_head(model, train.y)
+    space = SearchSpace.of(model, settings.learning_rate, solves_head)
     metric, accuracy = first_metric(model)
     views = TRIAL_VIEWS if train.augment is not None and not train.views else train.views or 1
     minutes = _minutes(settings, model, len(train), len(validation), views)
@@ -232,8 +243,7 @@ def _prepare_search(settings, model, train, validation):
         cost=TrialCost(model, views, settings.batch_size),
         epochs=settings.epochs,
         head_epochs=settings.head_epochs,
-        head=settings.head,
-        n_head_rates=len(space.head_learning_rates),
+        heads=space.head_candidates() if settings.head == "new" else [],
         depths=space.depths,
         n_validation=len(validation),
     )
@@ -242,6 +252,7 @@ def _prepare_search(settings, model, train, validation):
         model,
         train.take(stratified_sample(train.y, budget.n_train, settings.seed)),
         validation,
+        head_examples=train.take(stratified_sample(train.y, budget.n_head, settings.seed)),
         batch_size=settings.batch_size,
         seed=settings.seed,
         accuracy=accuracy,
@@ -254,6 +265,7 @@ def _prepare_search(settings, model, train, validation):
         metric=metric,
         n_train=len(train),
         n_train_used=budget.n_train,
+        n_head_used=budget.n_head if space.solves_head else budget.n_train,
         n_validation=len(validation),
         stages_of=lambda trained: [stage.name for stage in trainable_stages(space.stages, trained)],
     )
@@ -308,6 +320,7 @@ def measure(evidence, trials):
         trials.assign(trials.start)
     errors, random_errors = evidence.probe.best.errors, evidence.random_probe.best.errors
     evidence.gain_over_random = paired_difference(random_errors, errors, seed)
+    evidence.similarity = avoided_errors(errors, random_errors, seed)
 
 
 def stratified_sample(y, max_examples, seed):

@@ -69,7 +69,7 @@ def _later(finalists, space):
     return next((trial for trial in at_usual if not is_better(best.values, trial.values)), best)
 
 
-def plan_of(evidence, finalists, space, *, epochs, l2_sp):
+def plan_of(evidence, finalists, space, *, epochs, head_epochs, l2_sp):
     """Return the :class:`thaw.Plan` that follows from the chosen trial.
 
     Args:
@@ -77,6 +77,7 @@ def plan_of(evidence, finalists, space, *, epochs, l2_sp):
         finalists: the trials to choose from.
         space: :class:`thaw.advice.space.SearchSpace`.
         epochs: epochs of the phase that trains the backbone.
+        head_epochs: epochs of the head alone; a solved one takes one.
         l2_sp: strength of L2-SP in that phase.
     """
     chosen = evidence.chosen
@@ -90,7 +91,7 @@ def plan_of(evidence, finalists, space, *, epochs, l2_sp):
     if chosen.train == "scratch":
         return Plan([_phase(chosen, max(SCRATCH_EPOCHS_FACTOR * epochs, chosen.epochs), name="scratch")])
     best_head = max(evidence.head_trials, key=lambda trial: trial.rank)
-    head = _phase(best_head, best_head.epochs, name="head")
+    head = _phase(best_head, head_epochs, name="head")
     if not evidence.halving_trials:
         usual = Candidate(space.usual_depth, space.learning_rates[0])
         return Plan([head, _phase(usual, epochs, l2_sp=l2_sp)])
@@ -99,4 +100,4 @@ def plan_of(evidence, finalists, space, *, epochs, l2_sp):
 
 
 def _phase(trial, epochs, **settings):
-    return Candidate(trial.train, trial.learning_rate).phase(epochs, **settings)
+    return Candidate(trial.train, trial.learning_rate, solver=trial.solver).phase(epochs, **settings)

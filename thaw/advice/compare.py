@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import random
 import time
 from collections.abc import Callable
@@ -276,13 +275,10 @@ def _ways(model, wanted, train):
 
 def _forecast_epochs(model, plan, data, batch_size, seconds):
     """Forecast from a few batches how many epochs of the last phase fit into the time."""
-    from thaw.training.forecasting import forecast
+    from thaw.training.forecasting import epoch_overheads, forecast
 
     forecasts = forecast(model, plan, tuple(map(len, data)), batch_size=batch_size)
-    step, epoch = _fit_overhead()
-    overheads = [epoch + step * sum(part.steps(batch_size) for part in data)] * len(plan)
-    for i, phase in enumerate(plan):  # without a cache the examples are read and augmented in every epoch
-        overheads[i] += 0.0 if phase.views else _seconds_to_read(data[0], batch_size) * data[0].steps(batch_size)
+    overheads = epoch_overheads(plan, data, batch_size)
     return _epochs_that_fit(forecasts, overheads, [phase.epochs for phase in plan], seconds)
 
 
@@ -291,36 +287,6 @@ def _epochs_that_fit(forecasts, overheads, epochs, seconds):
     *before, last = [f.seconds + n * overhead for f, n, overhead in zip(forecasts, epochs, overheads)]
     once = forecasts[-1].seconds_before
     return _clip_epochs((seconds - once - sum(before)) / max(1e-6, (last - once) / epochs[-1]))
-
-
-@functools.cache
-def _fit_overhead():
-    """Measure the overhead of ``fit`` in seconds, for each step and for each epoch."""
-    import keras
-
-    from thaw.data.dataset import Dataset
-
-    seconds = {}
-    for steps in (10, 100):
-        data = Dataset(x=np.zeros((steps, 1), "float32"), y=np.zeros((steps, 1), "float32"))
-        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-        model.compile("adam", "mse", metrics=["mae"], jit_compile=False)
-        fit = {"steps_per_epoch": steps, "validation_data": data.ordered(1), "shuffle": False, "verbose": 0}
-        model.fit(data.epochs(1, seed=0), **fit)
-        begin = time.perf_counter()
-        model.fit(data.epochs(1, seed=0), epochs=3, **fit)
-        seconds[steps] = (time.perf_counter() - begin) / 3
-    step = max(0.0, seconds[100] - seconds[10]) / 180
-    return step, max(0.0, seconds[10] - 20 * step)
-
-
-def _seconds_to_read(dataset, batch_size):
-    """Measure the seconds to read and augment a batch."""
-    batches = iter(dataset.epochs(batch_size, seed=0).take(9))
-    next(batches)
-    begin = time.perf_counter()
-    read = sum(1 for _ in batches)
-    return (time.perf_counter() - begin) / read
 
 
 def _clip_epochs(epochs):

@@ -15,6 +15,7 @@ FROZEN_FACTOR, TRAINING_FACTOR = 0.5, 3
 # a batch.
 OPERATIONS_PER_TRIAL, OPERATIONS_PER_LAYER = 2e11, 5e9
 OPERATIONS_PER_EPOCH, OPERATIONS_PER_BATCH = 5e9, 2.5e8
+OPERATIONS_PER_SOLVED_NUMBER = 2e5  # of the features of a solved head, with cross-validation: 4 us of one core
 MIN_DEFAULT_MINUTES, MAX_DEFAULT_MINUTES = 1.0, 5.0
 
 
@@ -58,7 +59,7 @@ class TrialCost:
 
         return float(model_operations(self.model))
 
-    def of(self, train, n_train, n_validation, epochs, cached=False):
+    def of(self, train, n_train, n_validation, epochs, cached=False, views=None):
         """Return the operations of a trial.
 
         Args:
@@ -67,13 +68,31 @@ class TrialCost:
             n_validation: number of examples that are scored after each epoch, and once more at the end.
             epochs: number of epochs.
             cached: whether the features of the frozen prefix are cached already. Default ``False``.
+            views: number of versions of each training example. Default ``None``: as many as for other trials.
         """
         frozen, trained, layers = self.parts(train)
-        once = 0.0 if cached else FROZEN_FACTOR * frozen * (n_train * self.views + n_validation)
+        once = 0.0 if cached else FROZEN_FACTOR * frozen * (n_train * (views or self.views) + n_validation)
         steps = trained * (TRAINING_FACTOR * n_train * epochs + n_validation * (epochs + 1))
         batches = math.ceil((n_train + n_validation) / self.batch_size)
         of_epochs = epochs * (self.per_epoch + self.per_batch * batches)
         return self.per_trial + self.per_layer * layers + of_epochs + once + steps
+
+    def of_solved_head(self, n_train, n_validation):
+        """Return the operations of a solved head: one pass over the examples as they are, and the solver.
+
+        Args:
+            n_train: number of training examples.
+            n_validation: number of examples that it is scored on.
+        """
+        return self.of("head", n_train, n_validation, 1, views=1) + self._solver(n_train)
+
+    def _solver(self, n):
+        from thaw.models.stages import stages_of
+        from thaw.transfer.linear_solvers import MAX_EXACT_ROWS
+
+        width = stages_of(self.model)[-1].parameters / self.model.outputs[0].shape[-1]  # about that of the features
+        numbers = n * min(n, width, MAX_EXACT_ROWS)  # of wide features their inner products or projections are solved
+        return OPERATIONS_PER_SOLVED_NUMBER * numbers * operations_in(1.0) / (60 * OPERATIONS_PER_SECOND_CPU)
 
     def _parts(self, train):
         """Return the operations of the frozen prefix and the trained suffix for one example, and its trained layers."""
@@ -115,5 +134,10 @@ def default_minutes(cost, epochs, head_epochs, n_train, n_validation):
     plan = Plan.named("probe_then_tune", epochs=epochs, head_epochs=head_epochs)
     n_stages = len(stages_of(cost.model)) - 1
     trained = [min(phase.train, n_stages) if isinstance(phase.train, int) else phase.train for phase in plan]
-    work = sum(cost.of(train, n_train, n_validation, phase.epochs) for train, phase in zip(trained, plan))
+    work = sum(
+        cost.of_solved_head(n_train, n_validation)
+        if phase.solves
+        else cost.of(train, n_train, n_validation, phase.epochs)
+        for train, phase in zip(trained, plan)
+    )
     return min(MAX_DEFAULT_MINUTES, max(MIN_DEFAULT_MINUTES, work / operations_in(1.0)))

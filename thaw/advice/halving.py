@@ -67,11 +67,13 @@ class HalvingResult:
         max_resources: resources of the last rung.
         finalists: the longest trial of each candidate that was promoted to the end, or would have been if the budget or
             ``run`` had not ended.
+        left_out: candidates that were never tried, because what was left of the budget was not enough.
     """
 
     trials: list
     max_resources: int
     finalists: list
+    left_out: list
 
 
 def resources_of_rung(rung, max_resources, min_resources=1):
@@ -193,7 +195,12 @@ def successive_halving(candidates, run, cost, *, budget, max_resources, min_reso
         if rung < last:
             active = search.promoted(rung)
     finalists = dict.fromkeys([*active, *missed, *full_length])
-    return HalvingResult(search.trials, plan.max_resources, [e.trials[-1] for e in finalists if e.trials])
+    wanted = search.too_expensive if propose is not None else candidates
+    left_out = []
+    for candidate in wanted:
+        if candidate not in search.tried and candidate not in left_out:
+            left_out.append(candidate)
+    return HalvingResult(search.trials, plan.max_resources, [e.trials[-1] for e in finalists if e.trials], left_out)
 
 
 @dataclasses.dataclass(eq=False)
@@ -217,13 +224,17 @@ class _Search:
     stopped: bool = False
     trials: list = dataclasses.field(default_factory=list)
     tried: list = dataclasses.field(default_factory=list)  # candidates, in the order of the trials
+    too_expensive: list = dataclasses.field(default_factory=list)  # candidates, at some time
     rungs: list = dataclasses.field(default_factory=lambda: [[] for _ in range(N_RUNGS)])  # entries with a trial
 
     def attempt(self, entry, rung, reserve=0.0):
         """Make a trial if it fits into what is left; return whether it was made."""
         n_resources = self.plan.n_resources(rung)
         price = self.cost(entry.candidate, n_resources, self.tried)
-        if self.stopped or price > self.left - reserve:
+        if self.stopped:
+            return False
+        if price > self.left - reserve:
+            self.too_expensive.append(entry.candidate)
             return False
         trial = self.run(entry.candidate, n_resources, rung)
         if trial is None:

@@ -12,6 +12,7 @@ from thaw.metrics.intervals import Estimate
 from thaw.plan import Plan
 
 WIDTH = 80  # of a printed line
+MIN_SIMILARITY_OF_CLOSE_TASKS = 0.5  # share of the errors of random features that are avoided
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,10 +27,13 @@ class Advice:
             where the trials used only some of the examples, or where there was no time for trials.
         probe: :class:`thaw.transfer.probing.Probe` of the frozen stages.
         random_probe: the same with random weights; ``None`` where that was not measured.
+        similarity: :class:`~thaw.metrics.intervals.Estimate` of how similar the task is to the one that the model was
+            trained on: of the errors that a readout of random features makes, the share that one of the pre-trained
+            features avoids; ``None`` where that was not measured.
         learning_curve: :class:`thaw.transfer.learning_curves.LearningCurve` of frozen features.
         gradient_norms: dict from stage to its relative gradient norm
             (:func:`thaw.transfer.relative_gradient_norm`), where the head was kept; else empty.
-        reasons: sentences: what to do and why, and what is not known.
+        reasons: sentences: how similar the tasks are, what to do and why, and what is not known.
         budget_used: proportion of the budget that was spent.
 
     Example:
@@ -45,6 +49,7 @@ class Advice:
     chosen: Any
     probe: Any
     random_probe: Any
+    similarity: Estimate | None
     learning_curve: Any
     gradient_norms: dict
     reasons: tuple[str, ...]
@@ -75,6 +80,7 @@ class Advice:
             "trials": [_json(trial, "values") | {"chosen": trial is self.chosen} for trial in self.trials],
             "probe": _json(self.probe.rows, "errors"),
             "random_probe": None if self.random_probe is None else _json(self.random_probe.rows, "errors"),
+            "similarity": None if self.similarity is None else self.similarity.to_dict(),
             "learning_curve": _json(self.learning_curve, "correct"),
             "gradient_norms": to_jsonable(self.gradient_norms),
             "budget_used": self.budget_used,
@@ -101,13 +107,14 @@ class Evidence:
         accuracy: whether the score is the accuracy; else it is minus the log loss.
         metric: name of the first metric of the model; ``None`` where it has none.
         n_train: number of training examples.
-        n_train_used: number of those that the trials used.
+        n_train_used: number of those that the trials of the backbone used.
+        n_head_used: number of those that the head alone was fitted to.
         n_validation: number of validation examples.
         stages_of: function from a trial's ``train`` to the names of the stages that it trains.
 
     Attributes:
         notes: sentences about what was not done.
-        probe, random_probe, learning_curve, gradient_norms, trials, chosen: as in :class:`Advice`.
+        probe, random_probe, similarity, learning_curve, gradient_norms, trials, chosen: as in :class:`Advice`.
         gain_over_random: :class:`~thaw.metrics.intervals.Estimate` of how much better the pre-trained features are than
             random ones; ``None`` where that was not measured.
         frozen: the trial, or the ridge readout, of frozen features, that the others are compared with.
@@ -119,11 +126,13 @@ class Evidence:
     metric: str | None
     n_train: int
     n_train_used: int
+    n_head_used: int
     n_validation: int
     stages_of: Callable
     notes: list = dataclasses.field(default_factory=list)
     probe: Any = None
     random_probe: Any = None
+    similarity: Estimate | None = None
     gain_over_random: Estimate | None = None
     learning_curve: Any = None
     gradient_norms: dict = dataclasses.field(default_factory=dict)
@@ -155,26 +164,65 @@ def explain(evidence):
         evidence: :class:`Evidence`, with the chosen trial.
 
     Returns:
-        A tuple of sentences, the advice first.
+        A tuple of sentences: how similar the tasks are, where that was measured; the advice; and what it rests on.
     """
-    reasons = [_advice(evidence), *_similarity(evidence), *_more_data(evidence)]
+    reasons = [*_similarity(evidence), _advice(evidence), *_pretraining(evidence), *_more_data(evidence)]
     trials = [trial for trial in evidence.trials if trial.trainable_weights or trial.train == "scratch"]
     if len(trials) > 1:
         reasons.append(
             f"The score is the best of {len(trials)} trials on the same {evidence.n_validation} validation examples, "
             "and so it is optimistic; evaluate the fine-tuned model on others."
         )
-    if evidence.n_train_used < evidence.n_train:
-        more = "" if evidence.later is not None else "; with all of them, training more stages may help more"
-        reasons.append(
-            f"The trials used {evidence.n_train_used:,} of the {evidence.n_train:,} training examples, stratified by "
-            f"class{more}."
-        )
+    if evidence.n_train_used < evidence.n_train and evidence.halving_trials:
+        reasons.append(_examples(evidence))
     if evidence.metric is not None and not evidence.accuracy:
         reasons.append(
             f"The trials were scored by the log loss, because the first metric, {evidence.metric}, is not the accuracy."
         )
     return (*reasons, *evidence.notes)
+
+
+def _similarity(evidence):
+    if evidence.similarity is None:
+        return
+    value, low, high = evidence.similarity
+    source = "the source task, on which the network was trained,"
+    if value is None:
+        yield f"How similar this task is to {source} is not known: a readout of random features makes no errors."
+        return
+    grade = "close to" if value >= MIN_SIMILARITY_OF_CLOSE_TASKS else "related to"
+    begin, end = f"This task is {grade} the source task, on which the network was trained", ""
+    if not evidence.pretraining_helps:
+        begin = "This task is unlike the source task, on which the network was trained"
+        if high is None or high >= MIN_SIMILARITY_OF_CLOSE_TASKS:  # it may be close as well
+            begin = f"How similar this task is to {source} is not known from so few errors"
+        end = ", which may be chance" if evidence.gain_over_random.high >= 0 else ""
+    more = "fewer"
+    if value < 0:
+        more, value, low, high = "more", -value, -high, -low
+    interval = "" if low is None else f" ({_percent(low)} to {_percent(high)})"
+    yield (
+        f"{begin}: a readout of its features makes {_percent(value)} %{interval} {more} errors than one of random "
+        f"features{end}."
+    )
+
+
+def _percent(share):
+    return f"{100 * share:.0f}"
+
+
+def _examples(evidence):
+    """Say what part of the examples the trials saw, and what they were compared with."""
+    used, n = evidence.n_train_used, evidence.n_train
+    share = f"used {used:,} of the {n:,} training examples ({_percent(used / n)} %), stratified by class"
+    more = "" if evidence.later is not None else "; with all of them, training more stages may help more"
+    if evidence.n_head_used == used:
+        return f"The trials {share}{more}."
+    of_head = "all of them" if evidence.n_head_used == n else f"{evidence.n_head_used:,} of them"
+    return (
+        f"The trials of the backbone {share}; the head on frozen features, from which those with pre-trained weights "
+        f"began, was fitted to {of_head}{more}."
+    )
 
 
 def _advice(evidence):
@@ -201,10 +249,13 @@ def _advice(evidence):
             others = f"the best trial that trains more, {closest.name}, differs from {frozen_features} by "
             others += f"{closest.gain:+.3f}"
         if evidence.later is not None:
+            did = "Frozen features did as well on the examples that the trials used"
+            if evidence.n_head_used > evidence.n_train_used:
+                did = f"Frozen features of {evidence.n_head_used:,} examples did as well as the trials that train more "
+                did += f"on {evidence.n_train_used:,} of them"
             return (
-                f"Frozen features did as well on the examples that the trials used: {score} with the head alone; "
-                f"{others}. With all examples training more may help: the plan trains {evidence.later.name} after the "
-                "head, and the best epoch of all is restored."
+                f"{did}: {score} with the head alone; {others}. With all examples training more may help: the plan "
+                f"trains {evidence.later.name} after the head, and the best epoch of all is restored."
             )
         return f"Frozen features are enough: {score} with the head alone; {others}."
     if trial.train == "scratch":
@@ -221,7 +272,7 @@ def _caveat(gain):
     return "; this may be chance" if gain.low <= 0 else ""
 
 
-def _similarity(evidence):
+def _pretraining(evidence):
     best = evidence.probe.best
     if evidence.random_probe is not None:
         random, gain = evidence.random_probe.best, evidence.gain_over_random
@@ -237,7 +288,7 @@ def _similarity(evidence):
         else:
             yield (
                 f"The pre-trained features are not better than random ones beyond chance ({best.score.value:.3f} and "
-                f"{random.score.value:.3f}, {gain:+.3f}): this task may be unlike the one they were trained on."
+                f"{random.score.value:.3f}, {gain:+.3f})."
             )
     last = evidence.probe.rows[-1]
     if best is not last and best.score.low > last.score.high:

@@ -70,12 +70,20 @@ class PlanSearch:
         finalists = [with_gain[trial] for trial in finalists]
         evidence.chosen, evidence.later = choose(evidence, finalists, self.space)
         return Advice(
-            plan=plan_of(evidence, finalists, self.space, epochs=settings.epochs, l2_sp=settings.l2_sp),
+            plan=plan_of(
+                evidence,
+                finalists,
+                self.space,
+                epochs=settings.epochs,
+                head_epochs=self.budget.epochs_of_head(),
+                l2_sp=settings.l2_sp,
+            ),
             scratch=evidence.chosen.train == "scratch",
             trials=tuple(evidence.trials),
             chosen=evidence.chosen,
             probe=evidence.probe,
             random_probe=evidence.random_probe,
+            similarity=evidence.similarity,
             learning_curve=evidence.learning_curve,
             gradient_norms=evidence.gradient_norms,
             reasons=explain(evidence),
@@ -123,7 +131,10 @@ class PlanSearch:
         return trial
 
     def _train_head(self, candidates):
-        """Train the head, at other rates too where the features hold more; all other trials start from the best."""
+        """Solve for the head, or train it, at other rates too where the features hold more.
+
+        All other trials start from the best.
+        """
         best = best_state = None
         for candidate in candidates:
             if best is not None:
@@ -135,6 +146,8 @@ class PlanSearch:
             self.evidence.trials.append(trial)
             if not trial.diverged and (best is None or trial.rank > best.rank):
                 best, best_state = trial, self.trials.state()
+        if best is None and candidates[0].solves:
+            raise FloatingPointError("The solved head has a loss that is not finite; look at the inputs.")
         if best is None:
             lowest = min(candidate.learning_rate for candidate in candidates)
             raise FloatingPointError(
@@ -151,6 +164,10 @@ class PlanSearch:
         notes, settings = self.evidence.notes, self.settings
         if self.is_late:
             notes.append("The machine was so busy that the clock ended the trials before the budget did.")
+        left_out = [candidate.name for candidate in result.left_out if candidate.train != "scratch"]
+        if result.trials and left_out and not self.is_late:
+            more = "" if len(left_out) == 1 else f" and {len(left_out) - 1} more"
+            notes.append(f"The budget left out a trial of {left_out[0]}{more}; give more minutes.")
         if result.trials and result.max_resources < settings.epochs:
             notes.append(
                 f"The budget allowed trials of {result.max_resources} epochs at most, instead of {settings.epochs}."

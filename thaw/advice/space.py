@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from thaw.advice.trials import Candidate, depths_of, neighbors
+from thaw.advice.trials import HEAD_SOLVER, Candidate, depths_of, neighbors
 
 LEARNING_RATES = (5e-4, 2.5e-3, 1.25e-2, 1e-4)  # of the backbone, for Adam and the like; the usual one first
 HEAD_LEARNING_RATES = (1e-2, 1e-1, 1e-3)  # the second and third only where a ridge readout is better than the first
@@ -23,6 +23,7 @@ class SearchSpace:
         head_learning_rates: of the head alone, the usual one first.
         scratch_learning_rate: of the whole network from random weights.
         fixed_rate: whether the user gave the one learning rate of the backbone.
+        solves_head: whether the head alone is solved, and not trained at several rates. Default ``False``.
     """
 
     stages: tuple
@@ -30,14 +31,16 @@ class SearchSpace:
     head_learning_rates: tuple[float, ...]
     scratch_learning_rate: float
     fixed_rate: bool
+    solves_head: bool = False
 
     @classmethod
-    def of(cls, model, learning_rate=None):
+    def of(cls, model, learning_rate=None, solves_head=False):
         """Make the space for a model.
 
         Args:
             model: a compiled ``keras.Model`` with a head.
             learning_rate: the only one to try for the backbone. Default ``None``.
+            solves_head: whether the head alone is solved. Default ``False``.
         """
         from thaw.models.stages import stages_of
         from thaw.training.optimizers import lr_scale
@@ -49,6 +52,7 @@ class SearchSpace:
             head_learning_rates=tuple(rate * scale for rate in HEAD_LEARNING_RATES),
             scratch_learning_rate=learning_rate if fixed_rate else SCRATCH_LEARNING_RATE * scale,
             fixed_rate=fixed_rate,
+            solves_head=solves_head,
         )
 
     @property
@@ -67,7 +71,9 @@ class SearchSpace:
         return sum(stage.parameters for stage in self.stages)
 
     def head_candidates(self):
-        """Return the candidates for the head alone, the usual one first."""
+        """Return the candidates for the head alone, the usual one first; a solved one is the only one."""
+        if self.solves_head:
+            return [Candidate("head", self.head_learning_rates[0], solver=HEAD_SOLVER)]
         return [Candidate("head", rate) for rate in self.head_learning_rates]
 
     def scratch_candidate(self):

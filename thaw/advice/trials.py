@@ -15,6 +15,7 @@ from thaw.tasks import class_numbers
 from thaw.transfer.learning_curves import NORMAL_QUANTILE
 
 LAYER_DECAY = 0.7
+HEAD_SOLVER = "lbfgs"
 MIN_PROBABILITY = 1e-7  # below it, the log loss is clipped
 MAX_BATCHNORM_EXAMPLES = 256  # on which BatchNorm statistics are estimated
 ONE_CLASS_EACH = (
@@ -30,11 +31,18 @@ class Candidate:
         train: as in :class:`thaw.Phase`; ``"scratch"`` for the whole network from random weights, ``()`` for nothing.
         learning_rate: peak learning rate.
         full_length: try it once, for all epochs, because it learns slowly at first and a short trial would say nothing.
+        solver: as in :class:`thaw.Phase`. Default ``"gradient"``.
     """
 
     train: str | int | tuple[str, ...]
     learning_rate: float
     full_length: bool = False
+    solver: str = "gradient"
+
+    @property
+    def solves(self):
+        """Whether it solves for the head, as :class:`thaw.Phase` does."""
+        return self.solver != "gradient"
 
     @property
     def kind(self):
@@ -44,6 +52,8 @@ class Candidate:
     @property
     def name(self):
         """Human-readable name, such as ``"head + 2 at 0.0005"``."""
+        if self.solves:
+            return "solved head"
         if not self.learning_rate:  # nothing is trained
             return self.train or "unchanged"
         what = f"head + {self.train}" if isinstance(self.train, int) else self.train
@@ -60,6 +70,8 @@ class Candidate:
             l2_sp: as in :class:`thaw.Phase`; not for the head. Default 0.
         """
         settings = {"name": name, "epochs": epochs, "learning_rate": self.learning_rate}
+        if self.solves:  # in one pass over the examples as they are
+            return Phase(**settings, train=self.train, solver=self.solver)
         if self.train == "scratch":
             return Phase(**settings, train="all", batchnorm="trained")
         has_one_depth = self.train == "head" or isinstance(self.train, tuple)
@@ -80,6 +92,7 @@ class Trial:
         name: human-readable name of its candidate.
         train: what was trained, as in :class:`thaw.Phase`, or ``"scratch"``; ``()`` for the model as it came.
         learning_rate: peak learning rate.
+        solver: as in :class:`thaw.Phase`; where the head was solved, no learning rate was used.
         epochs: number of epochs; the best of them was scored.
         score: :class:`~thaw.metrics.intervals.Estimate` of the accuracy, or of minus the log loss; its value is NaN
             where the training diverged.
@@ -94,6 +107,7 @@ class Trial:
     name: str
     train: Any
     learning_rate: float
+    solver: str
     epochs: int
     score: Estimate
     gain: Estimate | None
@@ -110,7 +124,8 @@ class Trial:
             name=candidate.name,
             train=candidate.train,
             learning_rate=candidate.learning_rate,
-            epochs=epochs,
+            solver=candidate.solver,
+            epochs=1 if candidate.solves else epochs,
             score=score,
             gain=None,
             rung=rung,
@@ -159,6 +174,30 @@ def paired_difference(values, others, seed=0):
     return bootstrap(lambda d: d.mean(axis=1), differences, seed=seed)
 
 
+def avoided_errors(errors, random_errors, seed=0):
+    """Estimate the share of the errors with random features that are avoided, with the bootstrap over examples.
+
+    Args:
+        errors: ``(n,)``, 1 where a readout of pre-trained features is wrong, else 0.
+        random_errors: ``(n,)``, the same for features of random weights.
+        seed: seed of the bootstrap. Default 0.
+
+    Returns:
+        :class:`~thaw.metrics.intervals.Estimate`; without a value where random features make no error.
+
+    Example:
+        >>> from thaw.advice.trials import avoided_errors
+        >>> avoided_errors([1, 0, 0, 0], [1, 1, 1, 1]).value
+        0.75
+    """
+
+    def share(errors, random_errors):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 1 - errors.sum(axis=1) / random_errors.sum(axis=1)
+
+    return bootstrap(share, np.asarray(errors, np.float64), np.asarray(random_errors, np.float64), seed=seed)
+
+
 def is_better(values, others, standard_errors=1.0):
     """Return whether the mean difference is larger than so many of its standard errors."""
     d = np.asarray(values, np.float64) - np.asarray(others, np.float64)
@@ -178,6 +217,8 @@ class Trials:
         accuracy: whether the score is the accuracy; else it is minus the log loss.
         views: number of augmented versions of each training example.
         l2_sp: strength of L2-SP, as in :class:`thaw.Phase`. Default 0.
+        head_examples: :class:`thaw.Dataset` that a solved head is fitted to, where ``train`` is a part of the examples.
+            Default ``None``: ``train``.
 
     Attributes:
         start: weights and random states from which every trial begins.
@@ -195,12 +236,12 @@ class Trials:
         1.0
     """
 
-    def __init__(self, model, train, validation, *, batch_size, seed, accuracy, views, l2_sp=0.0):
+    def __init__(self, model, train, validation, *, batch_size, seed, accuracy, views, l2_sp=0.0, head_examples=None):
         from thaw.training.checkpoint import variables_of
 
         self.model, self.train, self.validation = model, train, validation
         self.batch_size, self.seed, self.accuracy, self.views = min(batch_size, len(train)), seed, accuracy, views
-        self.l2_sp = l2_sp
+        self.l2_sp, self.head_examples = l2_sp, train if head_examples is None else head_examples
         self.settings = compile_settings(model)
         self.labels = class_numbers(validation.y, expected=ONE_CLASS_EACH)
         self._variables = variables_of(model)
@@ -244,7 +285,8 @@ class Trials:
         trainable_weights = self.trainable_weights(phase.train)
         try:
             options = {"batch_size": self.batch_size, "seed": self.seed, "verbose": 0}
-            fine_tune(self.model, Plan([phase]), self.train, validation_data=self.validation, **options)
+            train = self.head_examples if candidate.solves else self.train
+            fine_tune(self.model, Plan([phase]), train, validation_data=self.validation, **options)
         except FloatingPointError:
             return Trial.of(candidate, phase.epochs, rung, trainable_weights, None)
         if candidate.train == "scratch":  # after a short training BatchNorm's moving averages lag behind the weights
@@ -289,6 +331,25 @@ class Trials:
         log_likelihood = np.log(np.maximum(p[np.arange(len(p)), self.labels], MIN_PROBABILITY))
         correct = (p.argmax(axis=1) == self.labels).astype(np.float64)
         return correct if self.accuracy else log_likelihood, float(log_likelihood.mean())
+
+
+def can_solve_head(model, y):
+    """Return whether a solver finds all weights of a head, so that none is left to gradient descent.
+
+    Args:
+        model: a compiled ``keras.Model``; its ``trainable`` flags are changed.
+        y: ``(n,)`` labels.
+    """
+    from thaw.models.flat import CannotSplit, flatten_model
+    from thaw.training.freezing import freeze
+    from thaw.transfer.solved_head import CannotSolve, solvable_head
+
+    freeze(model, "head")
+    try:
+        solvable_head(flatten_model(model), compile_settings(model)["loss"], HEAD_SOLVER, y, model)
+    except (CannotSplit, CannotSolve):
+        return False
+    return True
 
 
 def randomize_weights(model, train, seed):

@@ -44,9 +44,7 @@ PlanName = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(
-        callback=above_zero, help="Budget in minutes of the trials for --plan auto; default: as the training, 1 to 5."
-    ),
+    typer.Option(callback=above_zero, help="Budget in minutes of the trials; default: as the training, 1 to 5."),
 ]
 Epochs = Annotated[
     int | None,
@@ -61,6 +59,13 @@ Data = Annotated[
 ]
 Seed = Annotated[int, typer.Option(callback=valid_seed, help="Random seed: the same one gives bit-identical results.")]
 Flips = Annotated[str, typer.Option(help="Augment by flipping: horizontal, vertical, both or none.")]
+Views = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Average the probabilities over so many versions of each image: itself, then the flips of the training.",
+    ),
+]
 MaxBad = Annotated[float, typer.Option(help="Largest fraction of files that may be left out as unusable.")]
 MaxImages = Annotated[int, typer.Option(min=10, help="Maximum number of training images to use.")]
 

@@ -21,7 +21,9 @@ from thaw.cli.options import (
     Rate,
     Seed,
     Size,
+    Views,
     Weights,
+    above_zero,
     import_keras,
     open_backbone,
     open_images,
@@ -146,7 +148,10 @@ def advise(
     if as_json:
         return print_json(advice.to_dict())
     typer.echo(str(advice))
-    report("Nothing was changed. thaw tune with the same options and -o RUN gets the same advice and follows it.")
+    asked = "" if minutes is None else f" (but --minutes {4 * minutes:g}, a quarter of it for advice)"
+    report(
+        f"Nothing was changed. thaw tune with the same options{asked} and -o RUN gets the same advice and follows it."
+    )
 
 
 def _read_config(ctx: typer.Context, path: Path | None):
@@ -174,9 +179,15 @@ def tune(
     plan: PlanName = "auto",
     features: Annotated[
         str,
-        typer.Option(help="What the head reads: last, upper or all layers; auto lets --plan probe choose the best."),
+        typer.Option(help="What a solved head reads: last, upper or all layers; auto: what is best."),
     ] = "auto",
-    minutes: Minutes = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(callback=above_zero, help="Shorten the plan so that the run ends in so many minutes."),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Train a model for each of so many folds; the run's model is their mean.")
+    ] = None,
     model: Model = "efficientnet_lite0",
     weights: Weights = "imagenet",
     preprocessing: Preprocessing = "auto",
@@ -222,6 +233,15 @@ def tune(
         float | None,
         typer.Option(min=0, max=1, help="Fraction of the source score that may be lost, such as 0.02; else exit 4."),
     ] = None,
+    soup: Annotated[
+        int | None, typer.Option(min=0, help="Average the weights of up to so many of the best epochs; 3 is usual.")
+    ] = None,
+    balance: Annotated[
+        str, typer.Option(help="Classes of different size: auto, none, balanced or logit-adjustment.")
+    ] = "auto",
+    label_smoothing: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Share of each target that is spread over all classes; 0.1 is usual.")
+    ] = 0.0,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print a line for each epoch, however short.")] = False,
     as_json: Json = False,
 ):
@@ -231,7 +251,8 @@ def tune(
     """
     options = {name: value for name, value in locals().items() if name not in ("data", "out", "config", "as_json")}
     options |= {"monitor": options.pop("metric"), "verbose": 2 if verbose else "auto"}
-    from thaw.workflow import check_options, tune
+    from thaw.runs.tune_options import check_options
+    from thaw.workflow import tune
 
     check_options(data, out, options)
     from thaw.tasks import check_mode
@@ -248,6 +269,7 @@ def tune(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     data: Annotated[Path | None, typer.Argument(help="Labelled images, a folder or a CSV file.")] = None,
+    views: Views = 1,
     as_json: Json = False,
 ):
     """Measure the model of a run on labelled images; without any, show its metrics."""
@@ -255,15 +277,18 @@ def evaluate(
 
     opened = open_run(run)
     if data is None:
-        return print_metrics(opened.metrics, as_json)
+        return print_metrics(opened.evaluate(views=views), as_json)
     require_data(data)
     import_keras()
     from thaw.training.progress import count_progress
 
     with count_progress() as progress:
-        metrics = opened.evaluate(data, progress=progress)
+        metrics = opened.evaluate(data, progress=progress, views=views)
     for path, reason in metrics["rejected"].items():
         report(f"left out: {path} {reason}")
+    _report_views(opened, views, [metrics])
+    for note in metrics["notes"]:
+        report(note)
     print_metrics(metrics, as_json)
 
 
@@ -271,6 +296,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     files: Annotated[list[Path], typer.Argument(help="Images.")],
     top: Annotated[int, typer.Option(min=1, help="Number of classes to report for each image.")] = 3,
+    views: Views = 1,
     as_json: Json = False,
 ):
     """Predict the classes of images with the model of a run; exit code 1 if a file cannot be read."""
@@ -278,7 +304,8 @@ def predict(
 
     opened = open_run(run)
     import_keras()
-    predictions = opened.predict(files, top=top)
+    predictions = opened.predict(files, top=top, views=views)
+    _report_views(opened, views, predictions)
     if as_json:
         print_json(predictions)
     else:
@@ -299,6 +326,14 @@ def predict(
         report(f"{prediction['file']}: {prediction['error']}")
     if unreadable:
         raise typer.Exit(1)
+
+
+def _report_views(run, asked, results):
+    """Say where there are fewer views than were asked for."""
+    used = next((result["views"] for result in results if "views" in result), asked)
+    if used < asked:
+        flips = run.config.get("flips", "none")
+        report(f"{used} of {asked} views of each image: the run was trained with --flips {flips}, which makes no more.")
 
 
 def cache(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 # Increased when the same arguments give other images, so that features cached for an older version are not used.
 VERSION = 1
@@ -12,6 +12,7 @@ FLIPS = {
     "vertical": ("vertical",),
     "both": ("horizontal", "vertical"),
 }
+AXES = {"horizontal": -2, "vertical": -3}  # of (..., height, width, channels)
 
 
 def augment(
@@ -53,8 +54,7 @@ def augment(
         >>> bool(np.all(function(image, (1, 2)) == function(image, (1, 2))))
         True
     """
-    if flips not in FLIPS:
-        raise ValueError(f"flips={flips!r}; expected one of {', '.join(map(repr, FLIPS))}.")
+    count_flips(flips)  # raises for another name
     limits = {"rotation": 0.5, "zoom": 0.99, "translation": 1.0, "contrast": 1.0, "brightness": 1.0}
     values = (rotation, zoom, translation, contrast, brightness)
     for (name, limit), value in zip(limits.items(), values, strict=True):
@@ -76,6 +76,47 @@ def augment(
     if brightness:
         steps.append(layers.RandomBrightness(brightness, **fixed))
     return _apply(steps, f"flips {flips} {values}, version {VERSION}") if steps else None
+
+
+def count_flips(flips: str) -> int:
+    """Return the number of different versions that flips make of an image, the image itself included.
+
+    Args:
+        flips: as for :func:`augment`.
+
+    Raises:
+        ValueError: another name.
+
+    Example:
+        >>> count_flips("both"), count_flips("horizontal"), count_flips("none")
+        (4, 2, 1)
+    """
+    if flips not in FLIPS:
+        raise ValueError(f"flips={flips!r}; expected one of {', '.join(map(repr, FLIPS))}.")
+    return 2 ** len(FLIPS[flips])
+
+
+def flipped(images, flips: str, views: int) -> Iterator:
+    """Yield versions of images: as they are, then their flips in the order in which :func:`augment` takes them in turn.
+
+    Args:
+        images: array ``(..., height, width, channels)``.
+        flips: as for :func:`augment`.
+        views: number of versions, at most :func:`count_flips`.
+
+    Yields:
+        Arrays of the same shape, which share the memory of ``images``.
+
+    Example:
+        >>> import numpy as np
+        >>> image = np.array([[[1], [2]], [[3], [4]]])
+        >>> [version.ravel().tolist() for version in flipped(image, "both", 4)]
+        [[1, 2, 3, 4], [2, 1, 4, 3], [3, 4, 1, 2], [4, 3, 2, 1]]
+    """
+    for version in range(views):
+        axes = {AXES[name] for bit, name in enumerate(FLIPS[flips]) if version >> bit & 1}
+        rows, columns = (slice(None, None, -1 if axis in axes else None) for axis in (-3, -2))
+        yield images[..., rows, columns, :]
 
 
 def _apply(steps: list, identity: str) -> Callable:

@@ -39,9 +39,12 @@ class Dataset:
             stays with an example when others are added. Default: made from ``x``.
         views: number of versions of each example that ``x`` holds; epoch ``e`` reads version ``e % views``. Default
             ``None``.
+        groups: ``(n,)`` numbers or texts; examples of one group belong together, such as the pictures of a patient or
+            near-duplicates. Cross-validation keeps a group in one fold; nothing else reads it. Default ``None``: every
+            example on its own.
 
     Raises:
-        ValueError: the arrays do not belong together.
+        ValueError: the arrays do not belong together, or ``groups`` has gaps.
 
     Example:
         >>> import numpy as np
@@ -60,6 +63,7 @@ class Dataset:
     augment: Callable | None = None
     keys: np.ndarray | None = None
     views: int | None = None
+    groups: np.ndarray | None = None
 
     random_access = True
 
@@ -80,6 +84,8 @@ class Dataset:
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise ValueError(f"There are {n} examples and {len(value)} {name}; expected one for each.")
+        if self.groups is not None:
+            object.__setattr__(self, "groups", _checked_groups(self.groups, n))
 
     def replace(self, **changes):
         """Return a copy with other fields; what was checked of the inputs stays checked."""
@@ -141,7 +147,7 @@ class Dataset:
         """Return the examples at ``indices``, in that order."""
         part = {
             name: None if value is None else _each(lambda rows: rows[indices], value)
-            for name in ("y", "sample_weight", "keys")
+            for name in ("y", "sample_weight", "keys", "groups")
             for value in [getattr(self, name)]
         }
         x = _each(lambda rows: rows[:, indices] if self.views else rows[indices], self.x)
@@ -330,6 +336,20 @@ class Dataset:
 
 def _content(row):
     return row.encode() if isinstance(row, str) else np.ascontiguousarray(row).tobytes()
+
+
+def _checked_groups(groups, n):
+    """Groups as an array that can be sorted: numbers or texts without gaps."""
+    groups = np.asarray(groups)
+    if groups.dtype.kind == "O" and all(isinstance(value, str) for value in groups.flat):
+        groups = groups.astype(str)
+    if groups.dtype.kind not in "iubfU" or (groups.dtype.kind == "f" and not np.isfinite(groups).all()):
+        raise ValueError(f"The groups are {groups.dtype} with gaps or objects; expected numbers or texts without gaps.")
+    if groups.ndim != 1:
+        raise ValueError(f"groups has shape {groups.shape}; expected ({n},), one for each example.")
+    if len(groups) != n:
+        raise ValueError(f"There are {len(groups)} groups for {n} examples; expected one for each.")
+    return groups
 
 
 def leaves(x):

@@ -19,11 +19,13 @@ from thaw.data.files import printable, read_files
 from thaw.data.image_checks import check_images, near_duplicates
 from thaw.data.image_decoding import cache_decoded, load_decoded
 from thaw.data.splits import (
+    BALANCES,
     FRACTIONS,
     SPLITS,
     RejectedFile,
     Splits,
-    balanced_class_weight,
+    connected_groups,
+    resolve_balance,
     split_by_content,
     split_by_time,
 )
@@ -39,6 +41,7 @@ def load_images(
     seed: int = 0,
     splits: tuple[float, float, float] = FRACTIONS,
     max_bad: float = 0.05,
+    balance: str = "auto",
     cache_dir: str | os.PathLike | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Splits:
@@ -66,12 +69,15 @@ def load_images(
         seed: int; another seed gives another split. It has no effect with ``time``.
         splits: fractions of train, validation and test; that of test may be 0.
         max_bad: largest fraction of bad files that is accepted, 0 to 1; default 0.05.
+        balance: what is done about classes of different size: ``"none"``, ``"balanced"``, ``"logit-adjustment"`` or
+            ``"auto"`` (default), as in :func:`thaw.data.splits.resolve_balance`.
         cache_dir: folder of all caches; decoded images are cached in ``decoded`` in it. Defaults to ``$THAW_CACHE``,
             else ``$XDG_CACHE_HOME/thaw``, else ``~/.cache/thaw``.
         progress: called with (files done, files in all, description).
 
     Returns:
-        :class:`thaw.data.splits.Splits`, whose datasets load float32 pixels, 0 to 255.
+        :class:`thaw.data.splits.Splits`, whose datasets load float32 pixels, 0 to 255. Where there are groups or
+        near-duplicates, their ``groups`` say which images belong together; a number means the same in all of them.
 
     Raises:
         FileNotFoundError: nothing is at ``data``.
@@ -92,7 +98,7 @@ def load_images(
         >>> len(splits.train) + len(splits.validation) + len(splits.test)
         40
     """
-    _check_arguments(data, image_size, splits, max_bad)
+    _check_arguments(data, image_size, splits, max_bad, balance)
     source, seed = Path(data), as_seed(seed)
     columns, notes = read_files(source, group=group, time=time)
     notes = list(notes)
@@ -123,6 +129,11 @@ def load_images(
     _check_splits(source, split_of, classes, names, notes)
     _note_near_duplicates(clusters, good, classes, split_of, notes)
     notes += note_ambiguous_names(name for name in classes if name is not None)
+    groups = columns.get("group")
+    belongs = connected_groups(
+        [checks.keys[i] for i in good], None if groups is None else [groups[i] for i in good], clusters[good]
+    )
+    group_of = None if belongs is None else dict(zip(good.tolist(), belongs.tolist(), strict=True))
 
     task = Classification(names)
     content_keys = [int.from_bytes(bytes.fromhex(key[:16]), "little", signed=True) for key in checks.keys]
@@ -133,6 +144,7 @@ def load_images(
         paths[split] = tuple(files[i] for i in rows)
         for i in rows:
             row = (split, classes[i], checks.keys[i], 1.0 if weights is None else weights[i])
+            row += () if groups is None else (groups[i],)
             digest.update((repr(row) + "\n").encode("utf-8", "surrogateescape"))
         datasets[split] = None
         if rows:
@@ -142,8 +154,10 @@ def load_images(
                 sample_weight=None if weights is None else np.array([weights[i] for i in rows], np.float32),
                 load=load_decoded(image_size),
                 keys=np.array([content_keys[i] for i in rows], np.int64),
+                groups=None if group_of is None else np.array([group_of[i] for i in rows], np.int64),
             )
-    class_weight = balanced_class_weight(datasets["train"].y, len(names))
+    balanced = resolve_balance(balance, datasets["train"].y, len(names))
+    class_weight = balanced.class_weight
     if weights is not None and not datasets["train"].sample_weight.any():
         raise ValueError(f"{source}: every weight in train is 0; expected some above 0")
     if class_weight:
@@ -152,18 +166,23 @@ def load_images(
             f"The classes are uneven ({names[frequent]!r} is the most frequent, {names[rare]!r} the rarest): each has "
             f"a balanced weight, from {class_weight[frequent]:.2f} to {class_weight[rare]:.2f}."
         )
+    if balanced.class_counts:
+        notes.append("The model is adjusted for the frequencies of the classes after the training.")
     return Splits(
         **datasets,
         task=task,
         files=paths,
         rejected=tuple(RejectedFile(printable(files[i]), bad[i]) for i in sorted(bad)),
         class_weight=class_weight,
+        class_counts=balanced.class_counts,
         notes=tuple(notes),
         digest=digest.hexdigest(),
     )
 
 
-def _check_arguments(data, image_size, splits, max_bad) -> None:
+def _check_arguments(data, image_size, splits, max_bad, balance) -> None:
+    if balance not in BALANCES:
+        raise ValueError(f"balance={balance!r}; expected one of {', '.join(BALANCES)}.")
     if not isinstance(data, (str, os.PathLike)) or not str(data):
         raise ValueError(f"data={data!r}; expected the path of a folder of images or of a CSV file.")
     if isinstance(image_size, bool) or not isinstance(image_size, int) or not 8 <= image_size <= 4096:

@@ -79,6 +79,7 @@ def mix_replay(target, source, share, *, labels=None, seed=0):
         y=np.concatenate([y_target, y_source[indices]]),
         sample_weight=weight,
         keys=keys,
+        groups=_concatenated_groups(target, source, indices, repeats),
     )
 
 
@@ -101,6 +102,17 @@ def _draw(y, count, seed):
             order = order[np.argsort(rank[order], kind="stable")]
         orders.append(order)
     return np.concatenate(orders)[:count], np.arange(count, dtype=np.int64) // n
+
+
+def _concatenated_groups(target, source, indices, repeats):
+    """Return groups that keep those of both apart; a source example that is repeated is one group."""
+    if target.groups is None and source.groups is None and not repeats.any():
+        return None
+    ours, theirs = (
+        np.arange(len(data)) if data.groups is None else np.unique(data.groups, return_inverse=True)[1]
+        for data in (target, source)
+    )
+    return np.concatenate([ours, ours.max() + 1 + theirs[indices]])
 
 
 def _map_labels(y, labels):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from thaw._validation import as_seed, check_model
+from thaw._validation import as_int, as_seed, check_model
+from thaw.data.augmentation import count_flips, flipped
 from thaw.data.conversion import as_dataset
 from thaw.features.inference import inference_runner
 from thaw.metrics.classification import classification_metrics
@@ -16,7 +17,7 @@ from thaw.tasks import class_numbers
 MIN_PROBABILITY = 1e-7  # so that the logarithm is finite
 
 
-def predict_proba(model, x, *, batch_size=32):
+def predict_proba(model, x, *, batch_size=32, views=1, flips="horizontal"):
     """Predict the probability of each class.
 
     Softmax outputs are taken as they are; a linear last layer puts out logits, which go through a softmax; a single
@@ -27,12 +28,17 @@ def predict_proba(model, x, *, batch_size=32):
         model: a ``keras.Model`` with one output of shape ``(n, classes)`` or ``(n, 1)``.
         x: inputs, as :func:`thaw.as_dataset` takes them, or a :class:`thaw.Dataset`, read in order and not augmented.
         batch_size: examples in a batch; a stream keeps its own. Default 32.
+        views: number of versions of each image whose probabilities are averaged, as Krizhevsky et al. (2012) do: the
+            image itself, then its flips in the order of the training. Default 1.
+        flips: which flips: ``"horizontal"`` (default; 2 versions), ``"vertical"`` (2) or ``"both"`` (4). Take those
+            that the model was trained with.
 
     Returns:
         Float64 array ``(n, classes)`` whose rows sum to 1, in the order of ``x``.
 
     Raises:
-        ValueError: data without an end, or a model that does not put out one score for each class, or NaN.
+        ValueError: data without an end, or a model that does not put out one score for each class, or NaN; more views
+            than there are flips, or inputs that are no images.
 
     Example:
         >>> import keras, numpy as np
@@ -43,10 +49,11 @@ def predict_proba(model, x, *, batch_size=32):
     """
     check_model(model)
     dataset = as_dataset(x)
-    return batch_probabilities(model, dataset.inputs(batch_size), examples=_example_count(dataset, batch_size))
+    inputs, examples = dataset.inputs(batch_size), _example_count(dataset, batch_size)
+    return batch_probabilities(model, inputs, examples=examples, views=views, flips=flips)
 
 
-def predict_proba_with_labels(model, x, y=None, *, batch_size=32, runtime="auto"):
+def predict_proba_with_labels(model, x, y=None, *, batch_size=32, runtime="auto", views=1, flips="horizontal"):
     """Predict the probability of each class in one pass with the labels, which a stream may yield in any order.
 
     Args:
@@ -55,6 +62,8 @@ def predict_proba_with_labels(model, x, y=None, *, batch_size=32, runtime="auto"
         y: labels, one class for each example. Default ``None``: in ``x``.
         batch_size: examples in a batch; a stream keeps its own. Default 32.
         runtime: ``"auto"`` (default), or ``"tensorflow"`` for the same bits however many examples there are.
+        views: as in :func:`predict_proba`.
+        flips: as in :func:`predict_proba`.
 
     Returns:
         ``(y, p)``: class numbers ``(n,)`` and probabilities ``(n, classes)``.
@@ -80,14 +89,14 @@ def predict_proba_with_labels(model, x, y=None, *, batch_size=32, runtime="auto"
             yield batch[0]
 
     examples = None if runtime == "tensorflow" else _example_count(dataset, batch_size)
-    p = batch_probabilities(model, inputs(), examples=examples)
+    p = batch_probabilities(model, inputs(), examples=examples, views=views, flips=flips)
     y = np.concatenate(labels)
     if y.shape[:1] != (len(p),):
         raise ValueError(f"There are labels of shape {y.shape} for {len(p)} examples; expected one for each.")
     return class_numbers(y, p.shape[1]), p
 
 
-def evaluate(model, x, y=None, *, labels=None, batch_size=32, seed=0):
+def evaluate(model, x, y=None, *, labels=None, batch_size=32, seed=0, views=1, flips="horizontal"):
     """Evaluate a classifier on labelled data; the model is bit-identical afterwards.
 
     Args:
@@ -97,9 +106,12 @@ def evaluate(model, x, y=None, *, labels=None, batch_size=32, seed=0):
         labels: names of the classes in the order of their numbers. Default ``None``: ``"0"``, ``"1"`` …
         batch_size: examples in a batch; a stream keeps its own. Default 32.
         seed: seed of the bootstrap behind the intervals. Default 0.
+        views: number of versions of each image whose probabilities are averaged, as in
+            :func:`thaw.features.predict_proba`. Default 1.
+        flips: which flips: ``"horizontal"`` (default), ``"vertical"``, ``"both"`` or ``"none"``.
 
     Returns:
-        The result of :func:`thaw.metrics.classification_metrics`.
+        The result of :func:`thaw.metrics.classification_metrics`; with more than one view also ``views``.
 
     Raises:
         ValueError: data or a model that cannot be evaluated; the message says what was expected.
@@ -113,11 +125,11 @@ def evaluate(model, x, y=None, *, labels=None, batch_size=32, seed=0):
         0.75
     """
     as_seed(seed)
-    y, p = predict_proba_with_labels(model, x, y, batch_size=batch_size)
-    return classification_metrics(y, p, labels=labels, seed=seed)
+    y, p = predict_proba_with_labels(model, x, y, batch_size=batch_size, views=views, flips=flips)
+    return ({"views": views} if views > 1 else {}) | classification_metrics(y, p, labels=labels, seed=seed)
 
 
-def batch_probabilities(model, batches, examples=None):
+def batch_probabilities(model, batches, examples=None, *, views=1, flips="horizontal"):
     """Predict the probability of each class for batches of inputs.
 
     Args:
@@ -126,12 +138,15 @@ def batch_probabilities(model, batches, examples=None):
             the first one.
         examples: expected number of inputs, so that many of them are computed in the fastest runtime
             (:func:`thaw.features.inference.inference_runner`). Default ``None``: unknown, computed in TensorFlow.
+        views: as in :func:`predict_proba`.
+        flips: as in :func:`predict_proba`.
 
     Returns:
         Float64 array ``(n, classes)`` whose rows sum to 1.
 
     Raises:
-        ValueError: no inputs, or a model that does not put out one score for each class, or NaN.
+        ValueError: no inputs, or a model that does not put out one score for each class, or NaN; or as in
+            :func:`predict_proba`.
 
     Example:
         >>> import keras, numpy as np
@@ -140,11 +155,34 @@ def batch_probabilities(model, batches, examples=None):
         >>> batch_probabilities(model, [np.zeros((1, 2))]).tolist()
         [[0.5, 0.5]]
     """
+    sizes = []
+    if as_int("views", views, 1) > 1:
+        batches, examples = _versions(batches, views, flips, sizes), examples and views * examples
     with preserve_variables([*model.non_trainable_variables, *state_variables(model)]):
         rows = list(_outputs(model, batches, examples))
     if not rows:
         raise ValueError("There are no inputs; expected at least one batch.")
-    return as_probabilities(model, np.concatenate(rows))
+    p = as_probabilities(model, np.concatenate(rows))
+    if views == 1:
+        return p
+    # The versions of a batch come one after another.
+    ends = views * np.cumsum(sizes)
+    return np.concatenate([part.reshape(views, -1, p.shape[1]).mean(axis=0) for part in np.split(p, ends[:-1])])
+
+
+def _versions(batches, views, flips, sizes):
+    """Yield the versions of each batch, and write down how many images it has."""
+    if views > count_flips(flips):
+        raise ValueError(
+            f"views={views}, and flips={flips!r} makes {count_flips(flips)} different versions of an image; expected "
+            "no more views than that."
+        )
+    for batch in batches:
+        if isinstance(batch, (tuple, list, dict)) or len(batch.shape) != 4:
+            raise ValueError(f"views={views} is for images, (n, height, width, channels); the inputs are others.")
+        images = np.asarray(batch)
+        sizes.append(len(images))
+        yield from flipped(images, flips, views)
 
 
 def as_probabilities(model, output):

@@ -109,13 +109,14 @@ def find_cut_point(flat):
     )
 
 
-def submodel(flat, begin=None, end=None):
+def submodel(flat, begin=None, end=None, replace=None):
     """Build a model over a part of a graph; it shares the layers and leaves no nodes on them.
 
     Args:
         flat: from :func:`flatten_model`.
         begin: input tensors in ``flat``; ``None`` for its inputs.
         end: output tensors in ``flat``; ``None`` for its output.
+        replace: function from a layer to the one that computes in its place; ``None`` for the layers themselves.
 
     Returns:
         A ``keras.Model``. A single tensor is given and returned as it is, several as a list; the inputs and the output
@@ -142,7 +143,8 @@ def submodel(flat, begin=None, end=None):
             # The node is copied, the layer not called again: shapes and masks stay what they are.
             args, options = node.arguments.fill_in(tensors)
             outputs = [keras.KerasTensor(t.shape, t.dtype, name=t.name) for t in node.outputs]
-            type(node)(node.operation, call_args=args, call_kwargs=options, outputs=outputs)
+            operation = node.operation if replace is None else replace(node.operation)
+            type(node)(operation, call_args=args, call_kwargs=options, outputs=outputs)
             for old, new in zip(node.outputs, outputs):
                 tensors.setdefault(id(old), new)
         outputs = keras.tree.map_structure(lambda t: tensors[id(t)], structure)

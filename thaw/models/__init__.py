@@ -5,6 +5,8 @@ from thaw._namespace import namespace
 __getattr__, __dir__, __all__ = namespace(
     __name__,
     {
+        "blend_models": "thaw.models.blends",
+        "copy_model": "thaw.models.blends",
         "input_size": "thaw.models.backbone",
         "load_model_file": "thaw.models.loading",
         "remove_head": "thaw.models.heads",

@@ -7,6 +7,7 @@ from thaw._validation import as_number, as_seed, check_model
 from thaw.models.flat import open_model
 from thaw.models.stages import calls_of
 from thaw.models.taps import FEATURES, activation_of, pooling_layer, wide_features
+from thaw.models.weighted_means import averaged_tensors
 from thaw.models.wide_heads import wide_head
 from thaw.tasks import Classification, Task
 
@@ -112,8 +113,20 @@ def attach_head(backbone, task, *, features="last", dropout=None, pooling="avg",
         task.units, activation=task.activation, kernel_initializer="zeros", dtype="float32", name="head_classes"
     )
     model = keras.Model(inputs, predict(x), name=backbone.name)
-    model.compile(keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0), task.loss, metrics=task.metrics())
+    compile_classifier(model, task)
     return model
+
+
+def compile_classifier(model, task):
+    """Compile a model that puts out probabilities for a task, as :func:`thaw.attach_head` does.
+
+    Args:
+        model: ``keras.Model``.
+        task: :class:`thaw.Task`, whose loss takes probabilities.
+    """
+    import keras
+
+    model.compile(keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0), task.loss, metrics=task.metrics())
 
 
 def _open_wide(backbone, features, pooling, units):
@@ -265,6 +278,7 @@ def output_activation(model):
 
     Looks through nested models, ``Activation("linear")``, ``Identity``, casts to another dtype, and reshaping that
     leaves the last axis as it is. A softmax may be a layer, the ``activation`` of a layer, or ``keras.ops.softmax``.
+    The weighted mean of several probabilities (:func:`thaw.models.blend_models`) is what all of them are.
 
     Args:
         model: ``keras.Model``.
@@ -280,11 +294,19 @@ def output_activation(model):
         >>> output_activation(keras.Sequential(net)), output_activation(keras.Sequential(net[:2]))
         ('softmax', 'logits')
     """
-    from keras import layers
-
     if len(getattr(model, "outputs", None) or ()) > 1:
         return "other"
-    for operation, shape, before in _from_output(model):
+    return _activation_on(_from_output(model))
+
+
+def _activation_on(way):
+    """Return the activation that is found first on a way back from an output."""
+    from keras import layers
+
+    for operation, shape, before, averaged in way:
+        if averaged:
+            kinds = set(map(_activation_on, averaged))
+            return kinds.pop() if kinds in ({"softmax"}, {"sigmoid"}) else "other"
         while isinstance(operation, (layers.TimeDistributed, layers.SpectralNormalization)):
             operation = operation.layer
         kind = type(operation).__name__
@@ -305,21 +327,28 @@ def output_activation(model):
 def _from_output(model, index=0):
     """Yield what computes the output, back to the input, nested models opened, while there is one way.
 
-    Each is ``(operation, shape of its output, shape of its input)``; shapes of a subclassed model are ``None``.
+    Each is ``(operation, shape of its output, shape of its input, ways)``; shapes of a subclassed model are ``None``.
+    ``ways`` are those back from each of the tensors of a weighted mean; else empty.
     """
     import keras
 
     nodes = graph_nodes(model)
     if nodes is None:
-        yield model, None, None
+        yield model, None, None, ()
         return
     made_by = {id(t): node for node in nodes for t in node.output_tensors}
-    tensor = keras.tree.flatten(functional_graph(model).outputs)[index]
+    yield from _from_tensor(keras.tree.flatten(functional_graph(model).outputs)[index], made_by)
+
+
+def _from_tensor(tensor, made_by):
+    import keras
+
     while not (node := made_by[id(tensor)]).is_input:
         if isinstance(node.operation, keras.Model):
             yield from _from_output(node.operation, [id(t) for t in node.output_tensors].index(id(tensor)))
         else:
-            yield node.operation, tensor.shape, node.input_tensors[0].shape if node.input_tensors else None
+            averaged = [_from_tensor(t, made_by) for t in averaged_tensors(node, made_by)]
+            yield node.operation, tensor.shape, node.input_tensors[0].shape if node.input_tensors else None, averaged
         if len(node.input_tensors) != 1:
             return
         tensor = node.input_tensors[0]
@@ -330,7 +359,8 @@ def remove_head(model):
 
     Walks back from the output over pooling, flattening, dense layers, activations, dropout and casts to the last tensor
     with height, width and channels. A model without such a tensor loses its last dense layer. A wide head goes as a
-    whole, with all that it reads of the layers in between.
+    whole, with all that it reads of the layers in between. Of a blend (:func:`thaw.models.blend_models`), what is left
+    is the backbone of the last of its models.
 
     Args:
         model: functional or sequential ``keras.Model`` with one input and one output.
@@ -363,6 +393,9 @@ def remove_head(model):
         )
     made_by = {id(t): node for node in nodes for t in node.output_tensors}
     output = model.outputs[0]
+    averaged = averaged_tensors(made_by[id(output)], made_by)
+    if averaged and has_head(model):
+        return remove_head(keras.Model(model.inputs[0], averaged[-1], name=model.name))
     wide = wide_head(calls_of(model))
     tensors = {} if wide is None else {id(t): t for node in nodes for t in node.output_tensors}
     if wide is not None and wide.output in tensors:  # else it is that of a nested model

@@ -9,6 +9,7 @@ from thaw._keras import graph_nodes
 from thaw.models.heads import output_activation
 from thaw.models.stages import calls_of, is_graph
 from thaw.models.taps import MAX_STANDARDIZED, MIN_VARIANCE, activation_of
+from thaw.models.weighted_means import averaged_tensors
 from thaw.models.wide_heads import wide_head
 
 
@@ -69,6 +70,12 @@ def linear_head(flat):
     while not isinstance((node := made_by[id(tensor)]).operation, layers.Dense) and len(node.input_tensors) == 1:
         behind.append(activation_of(node.operation))
         tensor = node.input_tensors[0]
+    averaged = averaged_tensors(node, made_by)
+    if averaged and activation != "other":
+        raise ValueError(
+            f"{flat.name} puts out the weighted mean of {len(averaged)} models, so that its head is not linear in any "
+            "features; solve or train each of them, and blend them again."
+        )
     dense = node.operation
     twice = activation_of(dense) != "linear" and not {None, "linear"}.issuperset(behind)
     if activation == "other" or twice or not isinstance(dense, layers.Dense) or len(tensor.shape) != 2:

@@ -8,7 +8,7 @@ from typing import Any
 
 from thaw._keras import functional_graph, graph_nodes, sublayers
 from thaw._validation import check_model
-from thaw.models.wide_heads import backbone_path, wide_head
+from thaw.models.wide_heads import backbone_path, wide_heads
 
 HEAD = "head"
 
@@ -93,12 +93,12 @@ def stages_of(model):
     if calls is None:  # a subclassed model has no graph, only the layers that it declares
         leaves = [layer for layer in model.layers if layer.weights] or [model]
         return _named([[layer] for layer in leaves], [()] * len(leaves), [0] * len(leaves), has_head=True)
-    wide = wide_head(calls)
+    in_head = frozenset().union(*(wide.calls for wide in wide_heads(calls)))
     calls = backbone_path(calls)
     sizes = crossing_bytes(model, calls)
     starts, head = _starts(calls, sizes)
-    if wide is not None and (head is None or head > len(calls) - len(wide.calls)):
-        head = len(calls) - len(wide.calls)
+    if in_head and (head is None or head > len(calls) - len(in_head)):
+        head = len(calls) - len(in_head)
         starts = [*(start for start in starts if start < head), head]
     bounds = sorted({0, *starts})
     groups, shapes, crossing = [], [], []

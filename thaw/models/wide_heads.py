@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from thaw.models.weighted_means import averaged_keys
+
 _POOLING = tuple(f"Global{kind}Pooling{n}D" for kind in ("Average", "Max") for n in (1, 2))
 
 
@@ -49,6 +51,8 @@ def wide_head(calls):
         >>> wide_head(calls_of(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))) is None
         True
     """
+    if not calls:
+        return None
     made_by = {key: i for i, call in enumerate(calls) for key in call.outputs}
 
     def maker(key, kind):
@@ -97,6 +101,30 @@ def wide_head(calls):
     return WideHead(frozenset(found), output, tuple(features), tuple(norms), scale, clipped)
 
 
+def wide_heads(calls):
+    """Find the wide head of a model, or those of the models that a blend is made of.
+
+    Args:
+        calls: from :func:`thaw.models.stages.calls_of`.
+
+    Returns:
+        A list of :class:`WideHead`, empty where there is none.
+    """
+    made_by = {key: i for i, call in enumerate(calls) for key in call.outputs}
+    heads = [wide_head(calls)]
+    for part in averaged_keys(calls):
+        needed, left = set(), [part]
+        while left:
+            position = made_by.get(left.pop())
+            if position is not None and position not in needed:
+                needed.add(position)
+                left += calls[position].inputs
+        positions = sorted(needed)
+        head = wide_head([calls[i] for i in positions])
+        heads.append(head and dataclasses.replace(head, calls=frozenset(positions[i] for i in head.calls)))
+    return [head for head in heads if head is not None]
+
+
 def backbone_path(calls):
     """Return the calls as if a wide head read nothing but the backbone's output: first the backbone, then the head.
 
@@ -108,7 +136,7 @@ def backbone_path(calls):
     """
     head = wide_head(calls)
     if head is None:
-        return calls
+        return _path_of_blend(calls, wide_heads(calls))
     inside = {key for i in head.calls for key in calls[i].outputs} | {head.output}
     tail = [calls[i] for i in sorted(head.calls)]
     reads_output = next(call for call in tail if head.output in call.inputs)
@@ -118,6 +146,23 @@ def backbone_path(calls):
         call if call is reads_output else dataclasses.replace(call, inputs=tuple(k for k in call.inputs if k in inside))
         for call in tail
     ]
+
+
+def _path_of_blend(calls, heads):
+    """Return the calls as if each of the wide heads in a blend read nothing but the output of its backbone."""
+    positions = frozenset().union(*(head.calls for head in heads))
+    inside = {key for i in positions for key in calls[i].outputs} | {head.output for head in heads}
+    behind = {key for i in positions for key in calls[i].outputs}
+    first, tail = [], []
+    for i, call in enumerate(calls):
+        if i in positions:
+            tail.append(dataclasses.replace(call, inputs=tuple(key for key in call.inputs if key in inside)))
+        elif behind.isdisjoint(call.inputs):
+            first.append(call)
+        else:
+            behind.update(call.outputs)
+            tail.append(call)
+    return first + tail
 
 
 def _in_order(calls, outputs, others):

@@ -5,6 +5,7 @@ from thaw._namespace import namespace
 __getattr__, __dir__, __all__ = namespace(
     __name__,
     {
+        "GreedySoup": "thaw.retention.epoch_soup",
         "SourceTask": "thaw.retention.source_tasks",
         "agreement": "thaw.features.similarity",
         "average_weights": "thaw.retention.merging",

@@ -19,6 +19,7 @@ from thaw.plan import Plan
 
 MANIFEST, CONFIG = "manifest.json", "config.toml"
 UNFINISHED = "unfinished"  # holds the checkpoint of a run; deleted when the run has ended
+FOLDS = "folds"  # holds the runs of the folds, where there are some
 FORMAT = 1
 # Keys of metrics.json that version 0.1 wrote under another name.
 RENAMED_METRICS = {"moved": "weight_change", "moved_in_phases": "weight_change_by_phase"}
@@ -283,32 +284,38 @@ class Run:
         path = self.folder / CONFIG
         return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def predict(self, inputs, *, top=3, batch_size=32):
+    def predict(self, inputs, *, top=3, batch_size=32, views=1):
         """Predict classes.
 
         Args:
             inputs: list of image files, or an array ``(n, height, width, 3)`` of pixels 0 to 255.
             top: number of classes to report for each input. Defaults to 3.
             batch_size: inputs in a batch. Defaults to 32.
+            views: largest number of versions of each image whose probabilities are averaged (Krizhevsky et al. 2012):
+                the image itself, then its flips, of those that the run was trained with: 2 for ``"horizontal"``, 4
+                for ``"both"``. Defaults to 1.
 
         Returns:
             A list with a dict for each input: ``label`` and ``probability`` of the most probable class and ``top``, a
             list of these for the ``top`` most probable ones. For files also ``file``; where it cannot be read only
-            ``file`` and ``error``.
+            ``file`` and ``error``. Where more than one view is asked for also ``views``, how many there were.
 
         Raises:
-            ValueError: inputs of another shape, or ``top`` below 1.
+            ValueError: inputs of another shape, or ``top`` or ``views`` below 1.
         """
         from thaw.runs.predictor import predict, predict_files
 
-        options = {"top": top, "batch_size": batch_size}
+        options = {"top": top, "batch_size": batch_size, **self._flipped(views)}
         if isinstance(inputs, (str, os.PathLike)):
             inputs = [inputs]
         if isinstance(inputs, (list, tuple)) and all(isinstance(item, (str, os.PathLike)) for item in inputs):
-            return predict_files(self.model, inputs, self.labels, **options)
-        return predict(self.model, inputs, self.labels, **options)
+            predictions = predict_files(self.model, inputs, self.labels, **options)
+        else:
+            predictions = predict(self.model, inputs, self.labels, **options)
+        used = {"views": options["views"]} if views > 1 else {}
+        return [row if "error" in row else row | used for row in predictions]
 
-    def evaluate(self, data=None, y=None, *, batch_size=32, progress=None):
+    def evaluate(self, data=None, y=None, *, batch_size=32, progress=None, views=1):
         """Measure the model on labelled images.
 
         Args:
@@ -318,24 +325,41 @@ class Run:
             y: ``(n,)`` class numbers of an array.
             batch_size: images in a batch. Defaults to 32.
             progress: function of (files done, files in all, text), called while files are read. Defaults to none.
+            views: as for :meth:`predict`.
 
         Returns:
-            The dict of :func:`thaw.evaluate`. For files also ``rejected``, path to reason of the files left out.
+            The dict of :func:`thaw.evaluate`. For files also ``rejected``, path to reason of the files left out. Where
+            more than one view is asked for also ``views``, how many there were. Where the run was trained on images of
+            the same folder or CSV file, the ``notes`` say so.
 
         Raises:
             FileNotFoundError: there is no such folder or file.
-            ValueError: a class that the model does not know, or no image that can be read.
+            ValueError: a class that the model does not know, no image that can be read, ``views`` below 1, or views of
+                the test images of the run.
         """
+        options = {"batch_size": batch_size, **self._flipped(views)}
+        used = {"views": options["views"]} if views > 1 else {}
         if data is None:
+            if views > 1:
+                raise ValueError(
+                    f"views={views}, and the metrics at the end of the run are of one view; give the images to measure."
+                )
             return self.metrics
         if isinstance(data, (str, os.PathLike)):
             from thaw.runs.predictor import evaluate_files
 
-            return evaluate_files(self.model, data, self.labels, batch_size=batch_size, progress=progress)
+            metrics = evaluate_files(self.model, data, self.labels, progress=progress, **options)
+            own = self.config.get("data")
+            if own is not None and (self.folder / own).resolve() == Path(data).resolve():
+                metrics["notes"].append(
+                    f"The run was trained on images of {data}, and those it has seen make these metrics too good; for "
+                    "the metrics of held-out images, evaluate the run without naming any."
+                )
+            return used | metrics
         from thaw.data.conversion import as_dataset
         from thaw.features.predictions import evaluate
 
-        return evaluate(self.model, as_dataset(data, y), labels=self.labels, batch_size=batch_size)
+        return used | evaluate(self.model, as_dataset(data, y), labels=self.labels, **options)
 
     def verify(self):
         """Compare every file with its SHA-256 again.
@@ -347,6 +371,14 @@ class Run:
             ValueError: a file is damaged or missing; the message names it.
         """
         return verify_run(self.folder)
+
+    def _flipped(self, views):
+        """Return the views and flips to predict with: those that the run was trained with, at most ``views``."""
+        from thaw._validation import as_int
+        from thaw.data.augmentation import count_flips
+
+        flips = self.config.get("flips", "none")
+        return {"views": min(as_int("views", views, 1), count_flips(flips)), "flips": flips}
 
     def _json(self, name):
         return json.loads((self.folder / name).read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from thaw.data.dataset import Dataset
 BATCHES_IN_MEMORY = 64  # of decoded images, whatever the number of files
 
 
-def predict(model, inputs, labels, *, top=3, batch_size=32):
+def predict(model, inputs, labels, *, top=3, batch_size=32, views=1, flips="horizontal"):
     """Predict the most probable classes of each input.
 
     Args:
@@ -21,14 +21,18 @@ def predict(model, inputs, labels, *, top=3, batch_size=32):
         labels: list of class names, in the order of the model's outputs.
         top: number of classes to report for each input. Defaults to 3.
         batch_size: inputs in a batch. Defaults to 32.
+        views: number of versions of each image whose probabilities are averaged, as in
+            :func:`thaw.features.predict_proba`: the image itself, then its flips. Defaults to 1.
+        flips: which flips: ``"horizontal"`` (default; 2 versions), ``"vertical"`` (2) or ``"both"`` (4). Take those
+            that the model was trained with.
 
     Returns:
         A list with a dict for each input: ``label`` and ``probability`` of the most probable class, and ``top``, a list
         of ``{"label", "probability"}``, most probable first.
 
     Raises:
-        ValueError: inputs of another shape than the model takes, or with NaN or infinity; or another number of labels
-            than it has outputs.
+        ValueError: inputs of another shape than the model takes, or with NaN or infinity; another number of labels
+            than it has outputs; or more views than there are flips.
 
     Example:
         >>> import keras, numpy as np
@@ -53,7 +57,7 @@ def predict(model, inputs, labels, *, top=3, batch_size=32):
             return []
         as_dataset(inputs)
         batches = (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
-    p = batch_probabilities(model, batches, examples=len(inputs))
+    p = batch_probabilities(model, batches, examples=len(inputs), views=views, flips=flips)
     if p.shape[1] != len(labels):
         raise ValueError(f"There are {len(labels)} labels and {p.shape[1]} classes; expected one label for each.")
     predictions = []
@@ -76,7 +80,7 @@ def _check_shape(model, inputs):
         )
 
 
-def predict_files(model, files, labels, *, top=3, batch_size=32):
+def predict_files(model, files, labels, *, top=3, batch_size=32, views=1, flips="horizontal"):
     """Predict the most probable classes of image files.
 
     Args:
@@ -85,13 +89,16 @@ def predict_files(model, files, labels, *, top=3, batch_size=32):
         labels: list of class names, in the order of the model's outputs.
         top: number of classes to report for each image. Defaults to 3.
         batch_size: images in a batch. Defaults to 32.
+        views: as for :func:`predict`.
+        flips: as for :func:`predict`.
 
     Returns:
         A list with a dict for each file, in the order given: ``file`` with ``label``, ``probability`` and ``top``; or
         ``file`` with ``error``, the reason why it cannot be read.
 
     Raises:
-        ValueError: another number of labels than the model has outputs, or ``top`` below 1.
+        ValueError: another number of labels than the model has outputs, ``top`` below 1, or more views than there are
+            flips.
     """
     from thaw.data.image_decoding import decode
 
@@ -100,7 +107,7 @@ def predict_files(model, files, labels, *, top=3, batch_size=32):
 
     def predict_pending():
         if images:
-            results = predict(model, np.stack(images), labels, top=top, batch_size=batch_size)
+            results = predict(model, np.stack(images), labels, top=top, batch_size=batch_size, views=views, flips=flips)
             for i, result in zip(readable, results):
                 predictions[i] |= result
         images.clear()
@@ -122,7 +129,7 @@ def predict_files(model, files, labels, *, top=3, batch_size=32):
     return predictions
 
 
-def evaluate_files(model, source, labels, *, batch_size=32, progress=None):
+def evaluate_files(model, source, labels, *, batch_size=32, progress=None, views=1, flips="horizontal"):
     """Measure a classifier on labelled image files.
 
     Args:
@@ -131,6 +138,8 @@ def evaluate_files(model, source, labels, *, batch_size=32, progress=None):
         labels: list of class names, in the order of the model's outputs.
         batch_size: images in a batch. Defaults to 32.
         progress: function of (files done, files in all, text), called while files are read. Defaults to none.
+        views: as for :func:`predict`.
+        flips: as for :func:`predict`.
 
     Returns:
         The dict of :func:`thaw.evaluate`, and ``rejected``, path to reason of the files left out.
@@ -160,7 +169,7 @@ def evaluate_files(model, source, labels, *, batch_size=32, progress=None):
         y=np.array([number[classes[i]] for i in readable]),
         load=load_decoded(size),
     )
-    metrics = evaluate(model, dataset, labels=labels, batch_size=batch_size)
+    metrics = evaluate(model, dataset, labels=labels, batch_size=batch_size, views=views, flips=flips)
     why = "lies outside every class folder" if Path(source).is_dir() else "has no label"
     outside = {i: why for i, name in enumerate(classes) if name is None}
     return metrics | {"rejected": {files[i]: reason for i, reason in sorted((outside | checked.bad).items())}}

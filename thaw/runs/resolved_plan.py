@@ -67,7 +67,7 @@ def resolve_plan(plan, model, train, validation, folder, *, settings=None, callb
     if reason:
         note = f"{reason}: the plan is probe_then_tune."
         notify(callbacks, "on_no_advice", note)
-        return ResolvedPlan(_default_plan(model, settings), notes=(note,))
+        return ResolvedPlan(default_plan(model, settings), notes=(note,))
     batch_size, seed = settings.get("batch_size", 32), settings.get("seed", 0)
     fingerprint = fingerprint_run(model, Plan.named("probe"), (train, validation), batch_size, seed)
     asked = {"fingerprint": fingerprint, "settings": settings}
@@ -112,7 +112,16 @@ def too_few(train, validation):
     )
 
 
-def _default_plan(model, settings):
+def default_plan(model, settings):
+    """Return the plan ``probe_then_tune`` for a model, where a run takes no advice.
+
+    Args:
+        model: compiled ``keras.Model``.
+        settings: dict of keyword arguments of :func:`thaw.advise`.
+
+    Returns:
+        A :class:`thaw.Plan`.
+    """
     from thaw.models.stages import stages_of
     from thaw.training.optimizers import lr_scale
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
+import time
 import tomllib
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from thaw._files import lock_run, to_json, write_all, write_atomically, write_te
 from thaw._keras import compile_settings
 from thaw.plan import Plan, is_plan_file
 from thaw.runs.config import FILE_OPTIONS, PATH_OPTIONS, config_text
-from thaw.runs.folder import CONFIG, UNFINISHED, refuse_finished, write_run
-from thaw.runs.resolved_plan import PLAN, RECORD, resolve_plan, scaled_plan
+from thaw.runs.folder import CONFIG, FOLDS, UNFINISHED, refuse_finished, write_run
+from thaw.runs.frozen_model import CHOICE, adjust_for_classes, choose_features, solve_frozen
+from thaw.runs.resolved_plan import PLAN, RECORD, default_plan, resolve_plan, scaled_plan
+from thaw.runs.results import measure, quarantine
+from thaw.runs.time_limit import advice_minutes, plan_in_time
 
-HEAD_CHOICE = "head.json"
 OPTIMIZERS = ("adamw", "adam", "nadam", "adamax", "adafactor", "adagrad", "adadelta", "rmsprop", "sgd", "lion")
 
 
@@ -54,10 +56,15 @@ def tune_images(
     seed=0,
     optimizer=("adamw", 1.0),
     patience=None,
+    soup=None,
     monitor=None,
     mode=None,
+    minutes=None,
+    began=None,
     callbacks=(),
     options=None,
+    write_options=True,
+    resolved=None,
 ):
     """Fine-tune an open backbone on images that have been read, and write the run folder: the core of ``tune``.
 
@@ -72,10 +79,16 @@ def tune_images(
         seed: as for :func:`thaw.tune`.
         optimizer: pair of ``optimizer`` and ``clip_norm``, as for :func:`thaw.tune`.
         patience: as for :func:`thaw.tune`.
+        soup: as for :func:`thaw.tune`.
         monitor: as for :func:`thaw.tune`.
         mode: as for :func:`thaw.tune`.
+        minutes: as for :func:`thaw.tune`.
+        began: time on the monotonic clock at which the run began, in seconds; ``None`` for now.
         callbacks: as for :func:`thaw.tune`.
-        options: dict of the arguments of :func:`thaw.tune`, for ``config.toml``. Defaults to none.
+        options: dict of the arguments of :func:`thaw.tune`. Defaults to none.
+        write_options: whether they are written to ``config.toml``. Defaults to ``True``.
+        resolved: :class:`thaw.runs.resolved_plan.ResolvedPlan` of another run, which is followed as it is. Defaults to
+            ``None``.
 
     Returns:
         ``(model, metrics, history)``: the ``keras.Model``, not compiled; the dict of ``metrics.json``; and the
@@ -91,21 +104,19 @@ def tune_images(
     import keras
 
     from thaw.advice.trials import randomize_weights
-    from thaw.features.predictions import evaluate
     from thaw.finetune import fine_tune
     from thaw.models.backbone import input_size
-    from thaw.models.heads import attach_head
     from thaw.models.loading import unsaveable_reason
-    from thaw.models.stages import stages_of
+    from thaw.models.stages import HEAD, stages_of
     from thaw.retention.monitor import ForgettingMonitor
     from thaw.retention.source_tasks import SourceTask
     from thaw.tasks import monitor_of
-    from thaw.training.freezing import snapshot_weights, weight_change
-    from thaw.training.optimizers import lr_scale
+    from thaw.training.freezing import snapshot_weights, trainable_stages, weight_change
 
     if splits.validation is None:
         raise ValueError("There are no validation images, by which the best epoch is chosen; hold some out.")
     folder, source, task = Path(folder), SourceTask.of(backbone), splits.task
+    began = time.monotonic() if began is None else began
     train = splits.train.weighted(splits.class_weight)
     input_size(source.backbone)
     if reason := unsaveable_reason(source.backbone):
@@ -113,24 +124,31 @@ def tune_images(
     refuse_finished(folder)
     with lock_run(folder):
         refuse_finished(folder)
-        config = _write_config(folder, options or {}, plan)
+        config = write_config(folder, options or {}, plan) if write_options else None
         work = folder / UNFINISHED
         sizes = {"batch_size": batch_size, "seed": seed}
-        choice = _choose_features(features, plan, source.backbone, splits, work, callbacks, **sizes)
-        model = attach_head(source.backbone, task, features=choice.features, seed=seed)
-        model.compile(**compile_settings(model) | {"optimizer": _build_optimizer(*optimizer)})
+        read = "last" if features == "auto" else features
+        model = build_model(source.backbone, task, optimizer, features=read, seed=seed)
         is_measured = source.examples is not None or source.max_forgetting is not None
         _check_monitor(model, monitor, mode, ["retention"] if is_measured else [], callbacks)
         decides = monitor_of(model, monitor, mode)
+        for phase in plan if isinstance(plan, Plan) else ():
+            trainable_stages(stages_of(model), phase.train)  # raises for a stage that does not exist
+        asked = asked_of(model, plan, splits, **sizes)
+        choice = choose_features(features, plan, source.backbone, splits, work, callbacks, asked=asked, **sizes)
+        frozen = None
+        if choice.features != read and is_solved_alone(plan):
+            read = choice.features
+            model = build_model(source.backbone, task, optimizer, features=read, seed=seed)
+        elif choice.features != read and not is_measured and decides[0] in ("accuracy", "val_accuracy"):
+            # Later phases bring out of the last layer what earlier ones hold: the wide head stays on frozen features.
+            frozen = solve_frozen(source.backbone, splits, choice.features, work, callbacks, asked=asked, **sizes)
         forgetting = ForgettingMonitor(source, model, splits, work, monitor=decides[0], mode=decides[1], **sizes)
-        settings = advice_settings(advice or {}, source.max_forgetting, **sizes)
-        resolved = resolve_plan(plan, model, train, splits.validation, work, settings=settings, callbacks=callbacks)
+        if resolved is None:
+            settings = {"advice": advice, "minutes": minutes, "began": began, "patience": patience, "soup": soup}
+            data = train, splits.validation
+            resolved = _resolve(plan, model, data, source, work, callbacks, options, asked=asked, **settings, **sizes)
         plan = resolved.plan
-        predefined = options and isinstance(options["plan"], str) and options["plan"] != "auto"
-        if predefined and not is_plan_file(options["plan"]):
-            plan = scaled_plan(plan, lr_scale(model.optimizer), options["learning_rate"])
-        if patience is not None:
-            plan = plan.with_patience(patience)
         stages = stages_of(model)
         initial = snapshot_weights(stages)
         if resolved.scratch:  # after the source task was measured
@@ -155,25 +173,31 @@ def tune_images(
             saved = write_atomically(folder / "last-good.keras", model.save)
             raise FloatingPointError(f"{error} The last good weights are in {saved}.") from error
         retention = forgetting.settle()
-        split = "validation" if splits.test is None else "test"
-        measured = getattr(splits, split)
-        metrics = {"split": split} | evaluate(model, measured, labels=task.labels, batch_size=batch_size, seed=seed)
-        metrics["weight_change"] = [dataclasses.asdict(stage) for stage in weight_change(stages, initial)]
+        changes = weight_change(stages, initial)
+        notes = [] if is_solved_alone(plan) else calibrated(model, splits.validation, **sizes)
+        if frozen is None:
+            adjust_for_classes(model, splits)
+        else:
+            tuned = model
+            model, more = frozen.blend_with(tuned, splits, batch_size=batch_size, is_tuned=not is_solved_alone(plan))
+            notes += more
+            if model is frozen.model:
+                none = {"weights": 0.0, "statistics": 0.0}  # its backbone is the one from before the training
+                changes = [c if c.stage == HEAD else dataclasses.replace(c, **none) for c in changes]
+                retention = None
+            elif model is not tuned:
+                notes.append("The changes of the weights, and what is forgotten, are those of the tuned model in it.")
+        metrics = measure(model, splits, **sizes)
+        metrics["weight_change"] = [dataclasses.asdict(stage) for stage in changes]
         metrics["weight_change_by_phase"] = history.weight_change
         if retention is not None:
             metrics["retention"] = retention
-        metrics["majority"] = task.baseline(measured.y)
-        low = metrics["accuracy"]["low"]
-        if low is None or low <= metrics["majority"]:  # a single test image allows no interval
-            metrics["notes"].append(
-                f"The accuracy is not distinguishable from {metrics['majority']:.3f}, that of always predicting the "
-                "most frequent class."
-            )
         metrics["notes"] = [
             *splits.notes,
             *choice.notes,
             *resolved.notes,
             *history.notes,
+            *notes,
             *forgetting.notes,
             *metrics["notes"],
         ]
@@ -187,10 +211,7 @@ def tune_images(
             plan=plan.to_toml(),
             tables={
                 "history": {"epoch": [epoch + 1 for epoch in history.epoch], **history.history},
-                "quarantine": {
-                    "path": [bad.path for bad in splits.rejected],
-                    "reason": [bad.reason for bad in splits.rejected],
-                },
+                "quarantine": quarantine(splits),
             },
             metrics=metrics,
             about={"seed": seed, "data_sha256": splits.digest},
@@ -200,37 +221,83 @@ def tune_images(
     return model, metrics, history
 
 
-def _choose_features(features, plan, backbone, splits, work, callbacks, *, batch_size, seed):
-    """Return the features that the head reads: those asked for, or the best where the plan solves for the head alone.
+def build_model(backbone, task, optimizer, *, features="last", seed=0):
+    """Put a head on a backbone and compile the model as ``tune`` trains it.
 
-    Where later phases train the backbone, which brings out of the last layer what earlier ones hold, it is the last. A
-    choice is recorded, so that a run resumes with it.
+    Args:
+        backbone: ``keras.Model`` without a head.
+        task: a task such as :class:`thaw.Classification`.
+        optimizer: pair of ``optimizer`` and ``clip_norm``, as for :func:`thaw.tune`.
+        features: as for :func:`thaw.attach_head`.
+        seed: as for :func:`thaw.attach_head`.
+
+    Returns:
+        A compiled ``keras.Model``.
     """
-    import functools
+    from thaw.models.heads import attach_head
 
+    model = attach_head(backbone, task, features=features, seed=seed)
+    model.compile(**compile_settings(model) | {"optimizer": _build_optimizer(*optimizer)})
+    return model
+
+
+def asked_of(model, plan, splits, *, batch_size, seed):
+    """Return what the records of an unfinished run belong to: plan, model, data, batch size and seed.
+
+    Args:
+        model: compiled ``keras.Model`` before its first step.
+        plan: a :class:`thaw.Plan`, or ``"auto"``.
+        splits: :class:`~thaw.data.splits.Splits`.
+        batch_size: examples in a batch.
+        seed: seed of the run.
+
+    Returns:
+        A dict for JSON.
+    """
+    from thaw.training.checkpoint import fingerprint_run
+
+    data = splits.train.weighted(splits.class_weight), splits.validation
+    steps = plan if isinstance(plan, Plan) else Plan.named("probe")
+    counts = None if splits.class_counts is None else list(splits.class_counts)
+    return {
+        "plan": plan.to_toml() if isinstance(plan, Plan) else plan,
+        "fingerprint": fingerprint_run(model, steps, data, batch_size, seed),
+        "class_counts": counts,
+    }
+
+
+def _resolve(
+    plan, model, data, source, work, callbacks, options, *, asked, advice, minutes, began, patience, soup, **sizes
+):
+    """Return the plan that is trained: advised, scaled for the optimizer, and shortened to end in time."""
     from thaw.training.callbacks import notify
-    from thaw.transfer.head_choice import HeadChoice, choose_head
+    from thaw.training.optimizers import lr_scale
 
-    if features != "auto":
-        return HeadChoice(features)
-    solves = isinstance(plan, Plan) and len(plan) == 1 and plan[0].solver != "gradient"
-    if not solves:
-        return HeadChoice("last")
-    record, asked = work / HEAD_CHOICE, {"data": splits.digest, "plan": plan.to_toml(), "seed": seed}
-    if record.exists():
-        saved = json.loads(record.read_text(encoding="utf-8"))
-        if saved["asked"] == asked:
-            return HeadChoice(saved["features"], notes=tuple(saved["notes"]))
-    progress = functools.partial(notify, callbacks, "on_precompute")
-    solver, views = plan[0].solver, plan[0].versions or None
-    train = splits.train.weighted(splits.class_weight)
-    train = train if views else train.replace(augment=None)
-    options = {"views": views, "batch_size": batch_size, "seed": seed, "progress": progress}
-    choice = choose_head(backbone, splits.task, train, solver=solver, **options)
-    work.mkdir(parents=True, exist_ok=True)
-    text = to_json({"asked": asked, "features": choice.features, "notes": choice.notes})
-    write_atomically(record, write_text(text))
-    return choice
+    advice, notes = dict(advice or {}), []
+    if minutes is not None:
+        advice["minutes"] = advice_minutes(minutes)
+    settings = advice_settings(advice, source.max_forgetting, **sizes)
+    if plan == "auto" and minutes is not None and advice["minutes"] is None:
+        plan = default_plan(model, settings)
+        notes.append(f"There is no time for advice in {minutes:g} minutes: the plan is probe_then_tune.")
+        notify(callbacks, "on_no_advice", notes[0])
+    resolved = resolve_plan(plan, model, *data, work, settings=settings, callbacks=callbacks)
+    plan = resolved.plan
+    is_name = options and isinstance(options["plan"], str) and options["plan"] != "auto"
+    if is_name and not is_plan_file(options["plan"]):
+        plan = scaled_plan(plan, lr_scale(model.optimizer), options["learning_rate"])
+    if patience is not None:
+        plan = plan.with_patience(patience)
+    if soup is not None:
+        plan = plan.with_soup(soup)
+        if soup > 1 and not any(phase.soup and not phase.solves for phase in plan):
+            notes.append("No epochs are averaged: no phase trains by gradients with frozen BatchNorm statistics.")
+    if minutes is not None:
+        seconds = 60 * minutes - (time.monotonic() - began)
+        record = {"work": work, "asked": asked | {"minutes": minutes}}
+        plan, in_time = plan_in_time(plan, model, data, seconds, batch_size=sizes["batch_size"], **record)
+        notes += in_time
+    return dataclasses.replace(resolved, plan=plan, notes=(*resolved.notes, *notes))
 
 
 def advice_settings(given, max_forgetting, *, batch_size, seed):
@@ -256,6 +323,22 @@ def advice_settings(given, max_forgetting, *, batch_size, seed):
     return defaults | asked | {"scratch": max_forgetting is None}
 
 
+def calibrated(model, validation, *, batch_size, seed):
+    """Calibrate a tuned model by the validation images; return sentences."""
+    from thaw.transfer.calibration import CannotCalibrate, calibrate
+
+    try:
+        calibration = calibrate(model, validation, batch_size=batch_size, seed=seed)
+    except CannotCalibrate as reason:
+        return [f"The probabilities are not calibrated: {reason}"]
+    return [str(calibration)] if calibration.temperature != 1 else []
+
+
+def is_solved_alone(plan):
+    """Say whether a plan solves for the head and trains nothing."""
+    return isinstance(plan, Plan) and len(plan) == 1 and plan[0].solves
+
+
 def _check_monitor(model, monitor, mode, more, callbacks):
     """Refuse a metric that does not exist, or has no direction, before the search for a plan."""
     from thaw.tasks import compiled_metrics, metric_name, monitor_of
@@ -268,8 +351,20 @@ def _check_monitor(model, monitor, mode, more, callbacks):
     monitor_of(model, monitor, mode)
 
 
-def _write_config(folder, options, plan):
-    """Write ``config.toml`` when a run begins; compare it when the run is resumed."""
+def write_config(folder, options, plan):
+    """Write ``config.toml`` when a run begins; compare it when the run is resumed.
+
+    Args:
+        folder: path of the run folder.
+        options: dict of the arguments of :func:`thaw.tune`.
+        plan: a :class:`thaw.Plan`, or ``"auto"``; one given in Python is written to ``plan.toml``.
+
+    Returns:
+        The text of the file.
+
+    Raises:
+        ValueError: the folder holds an unfinished run with other options.
+    """
     from thaw.training.checkpoint import CHECKPOINT, unfinished_run_error
 
     options = dict(options)
@@ -279,7 +374,7 @@ def _write_config(folder, options, plan):
         writers = {folder / PLAN: write_text(plan.to_toml())}
     text = config_text(options, folder)
     path, work = folder / CONFIG, folder / UNFINISHED
-    begun = (work / CHECKPOINT).exists() or (work / RECORD).exists()
+    begun = any((work / name).exists() for name in (CHECKPOINT, RECORD, CHOICE)) or (folder / FOLDS).exists()
     if not begun or not path.exists():
         write_all(writers | {path: write_text(text)})
         return text

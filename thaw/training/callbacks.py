@@ -1,10 +1,10 @@
-"""Callbacks: the events of thaw, the user's own over all phases, the best weights, divergence and history."""
+"""Callbacks: the events of thaw, the user's own over all phases, the best weights, and divergence."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import string
-import time
 from functools import partialmethod
 
 import keras
@@ -55,8 +55,14 @@ class TuneCallback(keras.callbacks.Callback):
     def on_phase_begin(self, phase, stages):
         """Called before each phase, with the :class:`thaw.Phase` and the stages that it trains."""
 
+    def on_fold_begin(self, number, total):
+        """Called before each model of :func:`thaw.tune` with ``folds``: its number from 1, and how many."""
+
     def on_precompute(self, done, total):
         """Called while the frozen prefix is computed: batches so far, and in all."""
+
+    def on_cross_validate(self, done, total):
+        """Called while solved heads are compared: folds so far, and in all."""
 
     def on_phase_end(self, phase, changes, notes):
         """Called after each phase: a :class:`thaw.training.freezing.WeightChange` for each stage, and sentences."""
@@ -179,6 +185,23 @@ class UserCallbacks(keras.callbacks.Callback):
 _ONE_PHASE = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)  # they steer one phase
 
 
+@dataclasses.dataclass(frozen=True)
+class RunnerUp:
+    """An epoch that is not the best one.
+
+    Args:
+        value: of the monitor.
+        tie: the validation loss, which decides between equal values.
+        epoch: its number, from 0.
+        weights: arrays of the trainable variables, in the order of ``model.weights``; the others are as in the best.
+    """
+
+    value: float
+    tie: float
+    epoch: int
+    weights: list
+
+
 class BestWeights(keras.callbacks.Callback):
     """Keep the best weights seen in all fits that this callback takes part in.
 
@@ -193,8 +216,9 @@ class BestWeights(keras.callbacks.Callback):
 
     Attributes:
         value: of the monitor at the best epoch; ``None`` before the first.
-        epoch: the best one, from 0.
+        epoch: the best one, from 0; of an average, the last one in it.
         weights: the arrays of the best epoch, in the order of ``model.weights``.
+        runners_up: the next best epochs since :meth:`begin`, as :class:`RunnerUp`, the best first.
 
     Raises:
         ValueError: the logs have no such value, or it is several numbers.
@@ -214,9 +238,43 @@ class BestWeights(keras.callbacks.Callback):
         super().__init__()
         self.whole, self.monitor, self.mode = model, monitor, mode
         self.value = self.tie = self.epoch = self.weights = None
+        self.begin()
+
+    def begin(self, count=1):
+        """Keep this many epochs from here on, the best one so far among them.
+
+        Args:
+            count: number of epochs. What is trainable must stay the same while more than one is kept. Default 1.
+        """
+        self.count, self.runners_up = count, []
 
     def on_epoch_end(self, epoch, logs=None):
-        logs = logs or {}
+        value, tie = self.measured(logs or {})
+        is_best = self.value is None or self.rank(value, tie) > self.rank(self.value, self.tie)
+        full = len(self.runners_up) >= self.count - 1
+        worse = full and all(self.rank(value, tie) <= self.rank(kept.value, kept.tie) for kept in self.runners_up)
+        if worse and not is_best:
+            return
+        weights = validated_weights(self.whole, getattr(self.model, "optimizer", None))
+        if not all(np.isfinite(w).all() for w in weights if w.dtype.kind == "f"):
+            # A ReLU makes 0 of NaN, so the loss may look well.
+            raise FloatingPointError(
+                f"After epoch {epoch + 1} some weights are not finite, though the loss is; look for NaN or "
+                "infinity in the inputs, or lower the learning rate."
+            )
+        if is_best:
+            if self.value is not None:
+                self._keep(RunnerUp(self.value, self.tie, self.epoch, self._trained(self.weights)), first=True)
+            self.value, self.tie, self.epoch, self.weights = value, tie, epoch, weights
+        else:
+            self._keep(RunnerUp(value, tie, epoch, self._trained(weights)))
+
+    def measured(self, logs):
+        """Return the value to choose by and the one that decides between equal ones.
+
+        Args:
+            logs: dict of the values of an epoch.
+        """
         if self.monitor not in logs:
             raise ValueError(f"There is no {self.monitor} to choose by; the logs have {', '.join(sorted(logs))}.")
         if np.ndim(logs[self.monitor]):
@@ -224,20 +282,43 @@ class BestWeights(keras.callbacks.Callback):
                 f"{self.monitor} is {np.size(logs[self.monitor])} numbers; expected one to choose by. Put a metric of "
                 'one number first, such as F1Score(average="macro").'
             )
-        value, tie = float(logs[self.monitor]), float(logs.get("val_loss", 0.0))
-        if self.value is None or self._rank(value, tie) > self._rank(self.value, self.tie):
-            weights = validated_weights(self.whole, getattr(self.model, "optimizer", None))
-            if not all(np.isfinite(w).all() for w in weights if w.dtype.kind == "f"):
-                # A ReLU makes 0 of NaN, so the loss may look well.
-                raise FloatingPointError(
-                    f"After epoch {epoch + 1} some weights are not finite, though the loss is; look for NaN or "
-                    "infinity in the inputs, or lower the learning rate."
-                )
-            self.value, self.tie, self.epoch, self.weights = value, tie, epoch, weights
+        return float(logs[self.monitor]), float(logs.get("val_loss", 0.0))
 
-    def _rank(self, value, tie):
+    def rank(self, value, tie):
+        """Return a pair that is larger where the value, or in a tie the validation loss, is better."""
         value = value if self.mode == "max" else -value
         return (-math.inf if math.isnan(value) else value, -math.inf if math.isnan(tie) else -tie)
+
+    def _keep(self, runner_up, first=False):
+        others = [runner_up, *self.runners_up] if first else [*self.runners_up, runner_up]
+        others.sort(key=lambda other: self.rank(other.value, other.tie), reverse=True)  # of equal ones the first
+        self.runners_up = others[: self.count - 1]
+
+    def _trained(self, weights):
+        trained = {id(variable) for variable in self.whole.trainable_variables}
+        return [value for variable, value in zip(self.whole.weights, weights) if id(variable) in trained]
+
+    def versions(self):
+        """Return the weights of the best epoch and of the runners-up, each in the order of ``model.weights``."""
+        trained, versions = {id(variable) for variable in self.whole.trainable_variables}, [self.weights]
+        for other in self.runners_up:
+            own = iter(other.weights)
+            pairs = zip(self.whole.weights, self.weights)
+            versions.append([next(own) if id(variable) in trained else value for variable, value in pairs])
+        return versions
+
+    def state(self):
+        """Return ``(meta, arrays)``: values for JSON, and a dict from names to lists of arrays; see :meth:`load`."""
+        meta = {"best": [self.value, self.tie, self.epoch]}
+        meta["runners_up"] = [[other.value, other.tie, other.epoch] for other in self.runners_up]
+        arrays = {f"runner-up {i}": other.weights for i, other in enumerate(self.runners_up)}
+        return meta, {"best": self.weights or []} | arrays
+
+    def load(self, meta, arrays):
+        """Go on from what :meth:`state` returned."""
+        self.value, self.tie, self.epoch = meta["best"]
+        self.weights = arrays.get("best")
+        self.runners_up = [RunnerUp(*own, arrays[f"runner-up {i}"]) for i, own in enumerate(meta["runners_up"])]
 
     def restore(self):
         """Restore the best weights."""
@@ -296,36 +377,6 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
                 "good weights. Try a tenth of the learning rate, a longer warm-up, global_clipnorm=1.0 in the "
                 "optimizer, and look for inputs that are not finite."
             )
-
-
-class RecordHistory(keras.callbacks.Callback):
-    """Append one row for each epoch: its number, phase, logs, learning rate and seconds.
-
-    Args:
-        phase: name of the phase.
-        rows: the list to append to. The learning rate is that of the epoch's last step.
-    """
-
-    def __init__(self, phase, rows):
-        super().__init__()
-        self.phase, self.rows = phase, rows
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.began = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch + 1, "phase": self.phase} | {k: _logged(v) for k, v in (logs or {}).items()}
-        row["learning_rate"] = float(learning_rate_of_last_step(self.model.optimizer))
-        row["seconds"] = round(time.monotonic() - self.began, 3)
-        self.rows.append(row)
-
-
-def _logged(value):
-    """A value that a metric or a callback wrote into the logs, as JSON has it."""
-    try:
-        return np.asarray(value, np.float64).tolist()
-    except (TypeError, ValueError):
-        return str(value)
 
 
 class StopWithModel(keras.callbacks.Callback):
@@ -389,6 +440,8 @@ def check_callbacks(callbacks, model, rates, *, validation, monitor=None):
                 "BackupAndRestore saves neither what is frozen in a phase nor the order of the examples; leave it out "
                 "and write fine_tune(..., backup_dir=...), which resumes bit-identically."
             )
+        if kind == "GreedySoup":
+            raise ValueError("GreedySoup is for plain fit; here the plan has it: Phase(soup=3).")
         if isinstance(callback, of_keras.SwapEMAWeights):
             raise ValueError(
                 "SwapEMAWeights swaps what fine_tune has swapped already; leave it out. With use_ema=True in the "

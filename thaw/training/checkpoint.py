@@ -16,7 +16,7 @@ from thaw.models.state import state_variables
 from thaw.tasks import compiled_metrics, metric_name
 
 CHECKPOINT = "checkpoint.npz"  # its name in the folder of a run
-FORMAT = 2  # of the file; version 0.1 wrote none
+FORMAT = 3  # of the file; version 0.1 wrote none
 # Of a callback only these change during a fit; copying all its attributes would undo what its constructor did.
 _CALLBACK_STATE = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
 
@@ -26,8 +26,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     ``keras.callbacks.BackupAndRestore`` loses the state of dropout and of other callbacks, and forgets what was frozen
     in a second phase. This saves the weights, the state of every random generator in the model, the optimizer, the
-    counters of the callbacks, the best weights, and the history. The file is written atomically: a kill at any moment
-    leaves the last complete one. It has to be the last callback in the list.
+    counters of the callbacks, the best weights and those of the runners-up, and the history. The file is written
+    atomically: a kill at any moment leaves the last complete one. It has to be the last callback in the list.
 
     Args:
         file: path of an ``.npz`` file, which holds arrays and JSON and nothing that is executed.
@@ -71,19 +71,19 @@ class Checkpoint(keras.callbacks.Callback):
                     setattr(callback, name, value)
 
     def on_epoch_end(self, epoch, logs=None):
+        best, kept = self.best.state()
         arrays = {
             "model": [v.numpy() for v in variables_of(self.whole)],
             "optimizer": [v.numpy() for v in self.model.optimizer.variables],
-            "best": self.best.weights or [],
             "start": self.start,
         }
         meta = self.progress | {
+            **best,
             "epoch": epoch + 1,
             "stopped": bool(self.model.stop_training),
-            "best": [self.best.value, self.best.tie, self.best.epoch],
             "callbacks": [_callback_state(callback) for callback in self.callbacks],
         }
-        write_checkpoint(self.file, meta, arrays)
+        write_checkpoint(self.file, meta, arrays | kept)
 
 
 def variables_of(model):
@@ -225,6 +225,8 @@ def fingerprint_run(model, plan, data, batch_size, seed, monitor=()):
             for values in (*keras.tree.flatten(part.y), part.sample_weight):
                 if values is not None:
                     digest.update(_bytes(values))
+            if part.groups is not None:
+                digest.update(b"groups" + _bytes(part.groups))
             # One example as the training sees it: how it is loaded, at what size, and how it is augmented.
             batch = next(iter(part.ordered(1, view=0, seed=seed)))
             for array in keras.tree.flatten(batch if part.y is None else batch[0]):
@@ -239,7 +241,9 @@ def fingerprint_run(model, plan, data, batch_size, seed, monitor=()):
     for part in (keras.optimizers.get(settings["optimizer"]), *losses):
         config = part.get_config() if hasattr(part, "get_config") else {}
         name = getattr(part, "__name__", type(part).__name__)
-        digest.update(json.dumps([name, _without_names(config)], default=_without_address, sort_keys=True).encode())
+        # Of thaw.tasks.smoothed_crossentropy it is not in the config.
+        parts = [name, _without_names(config), getattr(part, "label_smoothing", 0.0)]
+        digest.update(json.dumps(parts, default=_without_address, sort_keys=True).encode())
     names = [metric_name(metric) for metric in compiled_metrics(model)]  # the first decides which weights are best
     digest.update(str(names).encode())
     digest.update(f"{plan.to_toml()} {batch_size} {seed} {monitor} {keras.__version__}".encode())

@@ -46,8 +46,8 @@ def find_cut_points(model, stages, plan):
     except ValueError:
         features = ()
 
-    def cut(train, batchnorm="frozen"):
-        freeze(model, train, batchnorm, stages=stages)
+    def cut(train, *options):
+        freeze(model, train, *options)
         try:
             tensors = find_cut_point(flat)
         except CannotSplit as reason:
@@ -55,8 +55,8 @@ def find_cut_points(model, stages, plan):
         # In the order of the head, in which choose_head and solve_head have cached them.
         return features if {id(t) for t in tensors} == {id(t) for t in features} else tensors
 
-    by_phase = [cut(phase.train, phase.batchnorm) for phase in plan]
-    by_stage = [cut(n) for n in range(len(stages) - 1)]
+    by_phase = [cut(phase.train, phase.batchnorm, stages, phase.variables) for phase in plan]
+    by_stage = [cut(n, "frozen", stages) for n in range(len(stages) - 1)]
     return CutPoints(flat, by_phase, [cut for cut in by_stage if not isinstance(cut, NoCutPoint)])
 
 
@@ -78,7 +78,7 @@ def refuse_updates(stages, plan, cuts, train):
         computed_once = (
             train.random_access
             and not isinstance(cut, NoCutPoint)
-            and (phase.views or phase.solver != "gradient" or not train.augment)
+            and (phase.views or phase.solves or not train.augment)
         )
         trained = trainable_stages(stages, phase.train)
         frozen = [layer for stage in stages if stage not in trained for layer in stage.layers]

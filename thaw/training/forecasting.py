@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 
 import numpy as np
@@ -11,6 +12,7 @@ from thaw.features.inference import inference_runner
 from thaw.features.split import CannotSplit, split_model
 from thaw.models.stages import stages_of
 from thaw.models.state import preserve_model
+from thaw.training.depthwise import with_fast_depthwise
 from thaw.training.freezing import freeze
 
 TIMED_CALLS = 4  # the first one, which compiles, and three more
@@ -73,13 +75,13 @@ def forecast(model, plan, examples, *, batch_size=32, measure=True):
     forecasts, cached_for, cached_versions = [], None, 0
     with preserve_model(model):
         for phase in plan:
-            trainable = freeze(model, phase.train, phase.batchnorm, stages)
+            trainable = freeze(model, phase.train, phase.batchnorm, stages, phase.variables)
             # The features cached for an earlier phase serve this one if it trains more; only further versions of the
             # examples are computed.
             is_served = cached_for is not None and cached_for <= set(trainable) and phase.versions >= cached_versions
             served = cached_versions if is_served else 0
             cached_for, cached_versions = (set(trainable), phase.versions) if phase.views else (None, 0)
-            epochs = phase.epochs if phase.solver == "gradient" else 1
+            epochs = 1 if phase.solves else phase.epochs
             rates = {s.name: phase.learning_rate * phase.layer_decay ** depth[s.name] for s in trainable}
             parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
             before, epoch = _seconds(model, phase, examples, batch_size, served) if measure else (0.0, 0.0)
@@ -100,9 +102,10 @@ def _seconds(model, phase, examples, batch_size, cached_versions):
         what = f"takes inputs of any length ({lengths})" if lengths else "is a subclassed model, without an Input"
         raise ValueError(f"{model.name} {what}, so that there is nothing to measure with; write measure=False.")
     prefix, suffix = None, model
-    if phase.views or phase.solver != "gradient":
+    if phase.views or phase.solves:
         with contextlib.suppress(CannotSplit):
             prefix, suffix = split_model(model)
+            suffix = with_fast_depthwise(suffix, suffix)
     x = keras.tree.map_structure(lambda t: _noise((batch_size, *t.shape[1:]), t.dtype), functional_graph(model).input)
     before = 0.0
     if prefix is not None:
@@ -145,3 +148,52 @@ def _timed(function, x):
         times.append(time.perf_counter() - start)
     usual = float(np.median(times[1:]))
     return usual, max(0.0, times[0] - usual)
+
+
+def epoch_overheads(plan, data, batch_size):
+    """Measure what an epoch of each phase takes besides the steps that :func:`forecast` measures.
+
+    Args:
+        plan: a :class:`thaw.Plan`.
+        data: pair of training and validation :class:`thaw.Dataset`.
+        batch_size: examples in a batch.
+
+    Returns:
+        A list of seconds: the overhead of ``fit``, and where nothing is cached the reading of the examples.
+    """
+    step, epoch = _seconds_of_fit()
+    overheads = [epoch + step * sum(part.steps(batch_size) for part in data)] * len(plan)
+    for i, phase in enumerate(plan):  # without a cache the examples are read and augmented in every epoch
+        is_cached = phase.views or phase.solves
+        overheads[i] += 0.0 if is_cached else _seconds_to_read(data[0], batch_size) * data[0].steps(batch_size)
+    return overheads
+
+
+@functools.cache
+def _seconds_of_fit():
+    """Measure the overhead of ``fit`` in seconds, for each step and for each epoch."""
+    import keras
+
+    from thaw.data.dataset import Dataset
+
+    seconds = {}
+    for steps in (10, 100):
+        data = Dataset(x=np.zeros((steps, 1), "float32"), y=np.zeros((steps, 1), "float32"))
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile("adam", "mse", metrics=["mae"], jit_compile=False)
+        fit = {"steps_per_epoch": steps, "validation_data": data.ordered(1), "shuffle": False, "verbose": 0}
+        model.fit(data.epochs(1, seed=0), **fit)
+        begin = time.perf_counter()
+        model.fit(data.epochs(1, seed=0), epochs=3, **fit)
+        seconds[steps] = (time.perf_counter() - begin) / 3
+    step = max(0.0, seconds[100] - seconds[10]) / 180
+    return step, max(0.0, seconds[10] - 20 * step)
+
+
+def _seconds_to_read(dataset, batch_size):
+    """Measure the seconds to read and augment a batch."""
+    batches = iter(dataset.epochs(batch_size, seed=0).take(9))
+    next(batches)
+    begin = time.perf_counter()
+    read = sum(1 for _ in batches)
+    return (time.perf_counter() - begin) / read

@@ -7,10 +7,11 @@ import numpy as np
 
 from thaw._keras import learnable_variables, set_layer_trainable, sublayers
 from thaw.models.stages import HEAD, calls_of, stages_of
-from thaw.models.wide_heads import wide_head
+from thaw.models.wide_heads import wide_heads
+from thaw.plan import VARIABLES
 
 
-def freeze(model, train="head", batchnorm="frozen", stages=None):
+def freeze(model, train="head", batchnorm="frozen", stages=None, variables="all"):
     """Freeze all stages of a model but the named ones, BatchNorm statistics included.
 
     BatchNorm is frozen layer by layer by ``layer.trainable``: in a functional model ``fit`` overrides
@@ -27,12 +28,15 @@ def freeze(model, train="head", batchnorm="frozen", stages=None):
         batchnorm: ``"frozen"`` freezes every BatchNorm layer; ``"trained"`` trains those of trainable stages, but for
             the constants by which a wide head standardizes its features. Default ``"frozen"``.
         stages: the result of :func:`thaw.stages_of` for this model, where it is known; ``None`` to compute it.
+        variables: which weights of the trainable stages below the head to train: ``"all"``, ``"pointwise"``,
+            ``"norms"`` or ``"bias"``; see :class:`thaw.Phase`. Default ``"all"``.
 
     Returns:
-        The trainable stages, as a tuple of :class:`thaw.Stage`.
+        The stages with trainable weights, as a tuple of :class:`thaw.Stage`.
 
     Raises:
-        ValueError: the model has no such stage, or ``batchnorm`` is invalid.
+        ValueError: the model has no such stage, ``batchnorm`` or ``variables`` is invalid, or no stage below the head
+            has such variables.
 
     Example:
         >>> from thaw import attach_head, backbone, freeze
@@ -52,13 +56,18 @@ def freeze(model, train="head", batchnorm="frozen", stages=None):
         for layer in stage.layers
         for inner in (sublayers(layer) if stage not in trainable else ())
     }
+    if variables not in VARIABLES:
+        raise ValueError(f"variables={variables!r}; expected one of {', '.join(VARIABLES)}.")
     norms = batchnorm_layers(model) if batchnorm == "frozen" else head_norms(model)
     frozen |= {id(layer) for layer in norms}
+    left_out = _left_out([stage for stage in trainable if stage.name != HEAD], variables)
     # The containers around the stages are set too: a layer inside one that is frozen would not train.
     for layer in sublayers(model):
-        set_layer_trainable(layer, id(layer) not in frozen)
+        set_layer_trainable(layer, id(layer) not in frozen, left_out)
     model.compiled = False
-    return trainable
+    if variables == "all":
+        return trainable
+    return _with_trainable_weights(trainable, variables)
 
 
 def trainable_stages(stages, train):
@@ -98,6 +107,46 @@ def trainable_stages(stages, train):
     return tuple(stage for stage in stages if stage.name in train)
 
 
+def _left_out(stages, variables):
+    """Return the ids of the learnable variables of some stages that are not among those to train."""
+    if variables == "all":
+        return frozenset()
+    return frozenset(
+        id(variable)
+        for stage in stages
+        for layer in stage.layers
+        for inner in sublayers(layer)
+        for variable in learnable_variables(inner)
+        if not _is_chosen(inner, variable, variables)
+    )
+
+
+def _is_chosen(layer, variable, variables):
+    from keras import layers
+
+    if variables == "bias":
+        return variable.name in ("bias", "beta")
+    if variables == "norms":
+        kinds = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
+        return isinstance(layer, (*kinds, layers.RMSNormalization))
+    window = tuple(getattr(layer, "kernel_size", ()))
+    is_filter = len(variable.shape) == len(window) + 2 and tuple(variable.shape[: len(window)]) == window
+    return not (is_filter and any(size > 1 for size in window))
+
+
+def _with_trainable_weights(stages, variables):
+    """Return the head, and the stages below it that have trainable weights; raise where there are none."""
+    trained = [s for s in stages if s.name == HEAD or any(layer.trainable_variables for layer in s.layers)]
+    below = [stage.name for stage in stages if stage.name != HEAD]
+    if below and not any(stage.name in below for stage in trained):
+        hint = ' BatchNorm counts with batchnorm = "trained".' if variables == "norms" else ""
+        raise ValueError(
+            f'variables = "{variables}" leaves nothing to train in {", ".join(below)}; expected "all", or stages that '
+            f"have such weights.{hint}"
+        )
+    return tuple(trained)
+
+
 def batchnorm_layers(layer):
     """Return all BatchNorm layers of a layer or model, also those inside other layers, as a tuple."""
     import keras
@@ -106,13 +155,12 @@ def batchnorm_layers(layer):
 
 
 def head_norms(model):
-    """Return the BatchNorm layers by which a wide head standardizes its features, as a tuple.
+    """Return the BatchNorm layers by which a wide head, or those in a blend, standardize their features, as a tuple.
 
     Their statistics are constants that the weights behind them were found with: see :func:`thaw.attach_head`.
     """
     calls = calls_of(model)
-    head = None if calls is None else wide_head(calls)
-    return () if head is None else head.norms
+    return tuple(norm for head in wide_heads(calls or []) for norm in head.norms)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,11 @@ from thaw._keras import (
     variable_key,
 )
 from thaw.models.stages import stages_of
+from thaw.training.freezing import head_norms
+
+# Of a head on standardized features, whose sum grows with their number: the change of a logit in one step of Adam where
+# they are 1 on average, so that it stays below 0.1 where they are twice as large.
+MAX_LOGIT_STEP = 0.05
 
 
 def clone_optimizer(optimizer, learning_rate=None):
@@ -180,6 +185,33 @@ def layerwise_lr_decay(optimizer, model, decay, *, head=1.0):
             for variable in layer.weights:
                 factors[variable_key(optimizer, variable)] = decay**depth if depth else head
     return _scale_rates(optimizer, lambda variable: factors.get(variable_key(optimizer, variable), 1.0))
+
+
+def wide_head_factor(optimizer, model, learning_rate):
+    """Return the factor of the learning rate that keeps the steps of a wide head short.
+
+    Args:
+        optimizer: a Keras optimizer, also inside a ``LossScaleOptimizer``.
+        model: a built ``keras.Model``.
+        learning_rate: peak learning rate.
+
+    Returns:
+        A float, at most 1; 1 for a head that does not standardize its features, and for SGD, whose step is as long as
+        the gradient.
+
+    Example:
+        >>> import keras
+        >>> from thaw.training.optimizers import wide_head_factor
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+        >>> wide_head_factor(keras.optimizers.Adam(), model, 1e-3)
+        1.0
+    """
+    import keras
+
+    if isinstance(inner_optimizer(optimizer), keras.optimizers.SGD):
+        return 1.0
+    width = sum(int(norm.moving_mean.shape[0]) for norm in head_norms(model))
+    return min(1.0, MAX_LOGIT_STEP / (width * learning_rate)) if width else 1.0
 
 
 def scale_learning_rate(optimizer, layers, factor):

@@ -130,6 +130,14 @@ class ProgressBar(TuneCallback):
         line = f"{done + 1} of {total}: {way}, seed {seed}, {_count(epochs, 'epoch')}"
         self.summary.print(line, soft_wrap=True)
 
+    def on_cross_validate(self, done, total):
+        self._bar("head: comparing what it may read", done, total)
+
+    def on_fold_begin(self, number, total):
+        self._remove_bar()
+        self.phase = None
+        self.console.print(f"fold {number} of {total}")
+
     def on_trial(self, number, total, name):
         self._bar(f"trying {name}", number - 1, total)
 
@@ -159,7 +167,7 @@ class ProgressBar(TuneCallback):
         self.phase, self.first, self.waiting = phase, None, None
         names = "all stages" if phase.train == "all" else " ".join(stage.name for stage in stages)
         how = f"at {phase.learning_rate:g}, {_count(phase.epochs, 'epoch')}"
-        if phase.solver != "gradient":
+        if phase.solves:
             how = f"by the solver {phase.solver}"
         self.console.print(f"{phase.name}: {names} {how}")
 

@@ -5,7 +5,13 @@ from thaw._namespace import namespace
 __getattr__, __dir__, __all__ = namespace(
     __name__,
     {
+        "Calibration": "thaw.transfer.calibration",
+        "CannotCalibrate": "thaw.transfer.calibration",
+        "adjust_logits": "thaw.transfer.calibration",
+        "calibrate": "thaw.transfer.calibration",
+        "choose_blend": "thaw.transfer.blending",
         "choose_head": "thaw.transfer.head_choice",
+        "fit_temperature": "thaw.transfer.calibration",
         "h_score": "thaw.transfer.transferability",
         "learning_curve": "thaw.transfer.learning_curves",
         "leep": "thaw.transfer.transferability",
@@ -14,6 +20,7 @@ __getattr__, __dir__, __all__ = namespace(
         "probe_features": "thaw.transfer.probing",
         "CannotSolve": "thaw.transfer.solved_head",
         "relative_gradient_norm": "thaw.features.stage_features",
+        "scale_logits": "thaw.transfer.calibration",
         "solve_head": "thaw.transfer.solved_head",
         "stage_features": "thaw.features.stage_features",
     },

@@ -6,6 +6,8 @@ import dataclasses
 import secrets
 from collections.abc import Mapping
 
+import numpy as np
+
 from thaw._validation import as_seed
 from thaw.features.extraction import FeatureExtraction, RowKeys
 from thaw.features.store import FeatureCache
@@ -14,13 +16,25 @@ from thaw.models.heads import attach_head
 from thaw.models.linear_heads import linear_head
 from thaw.models.taps import FEATURES
 from thaw.tasks import Classification, Task, class_numbers
-from thaw.transfer.linear_readout import CrossValidation, cross_validate, prefer_narrow
+from thaw.transfer.linear_readout import (
+    DEFAULT_STRENGTH,
+    ONE_GROUP,
+    CrossValidation,
+    cross_validate,
+    groups_of_smallest_class,
+    prefer_narrow,
+    standard_error_of_difference,
+)
 from thaw.transfer.solved_head import readout_problem, solvable_data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeadChoice:
     """The features that a head should read; ``str()`` is a table.
+
+    The log losses compare heads on the same folds, which also chose their strengths: they are no measure of the model,
+    which other data have to give. The table has the differences from the best and their standard errors, by which the
+    head is chosen.
 
     Attributes:
         features: ``"last"``, ``"upper"`` or ``"all"``, as :func:`thaw.attach_head` takes it.
@@ -36,10 +50,14 @@ class HeadChoice:
     notes: tuple[str, ...] = ()
 
     def __str__(self):
-        lines = [f"{'features':<8}  {'width':>6}  log loss"]
+        lines = ["features   width  log loss  difference  standard error"]
+        best = min(self.validations.values(), key=lambda validation: validation.log_loss, default=None)
         for name, validation in self.validations.items():
-            loss = f"{validation.log_loss:.3f} ± {validation.standard_error:.3f}" if validation.folds else "-"
-            lines.append(f"{name:<8}  {self.widths[name]:>6}  {loss}{'  chosen' if name == self.features else ''}")
+            line = f"{name:<8}  {self.widths[name]:>6}  {validation.log_loss:>8.3f}"
+            if validation is not best:
+                error = standard_error_of_difference(validation, best)
+                line += f"  {validation.log_loss - best.log_loss:>10.3f}  {error:>14.3f}"
+            lines.append(line + ("  chosen" if name == self.features else ""))
         return "\n".join([*lines, *self.notes])
 
 
@@ -58,6 +76,7 @@ def choose_head(
     cache_dir=None,
     seed=0,
     progress=None,
+    fold_progress=None,
 ):
     """Choose the features of a solved head: the last layer, the upper half of the network, or all of it.
 
@@ -80,10 +99,11 @@ def choose_head(
         cache_dir: as in :func:`thaw.transfer.solve_head`.
         seed: as in :func:`thaw.transfer.solve_head`.
         progress: called with ``(done, total)`` after each batch. Default ``None``.
+        fold_progress: called with ``(done, total)`` after each fold of the heads together. Default ``None``.
 
     Returns:
-        :class:`HeadChoice`. ``"last"`` where a class has fewer than two examples, or the backbone has no maps or
-        sequences to read in between.
+        :class:`HeadChoice`. ``"last"`` where a class has fewer than two examples or groups of them, or the backbone has
+        no maps or sequences to read in between.
 
     Raises:
         ValueError: as :func:`thaw.attach_head`; data without random access, or labels that are not one class for each
@@ -109,21 +129,25 @@ def choose_head(
         except CannotSplit as reason:
             raise ValueError(str(reason)) from None
         heads, notes = _heads(flat, task)
+        groups = np.arange(len(labels)) if dataset.groups is None else np.unique(dataset.groups, return_inverse=True)[1]
+        if len(heads) > 1 and groups_of_smallest_class(labels, groups) < 2:
+            strength = f"its strength is {DEFAULT_STRENGTH:g}"
+            notes.append(f'The head reads features="last" and {strength}, without cross-validation: {ONE_GROUP}.')
+            heads = {"last": heads["last"]}
         if len(heads) == 1:
             return HeadChoice("last", {}, _widths(heads), tuple(notes))
         cached = _cached_features(flat, heads, dataset, batch_size, cache_dir, views, progress)
     validations = {}
-    for name, features in cached.items():
-        rows, targets, options = readout_problem(features, labels, groups)
-        clips = heads[name].clip is not None
-        validations[name] = cross_validate(
-            rows, targets, classes=task.units, solver=solver, clip=clips, seed=seed, **options
-        )
+    for number, (name, features) in enumerate(cached.items()):
+        rows, targets, options = readout_problem(features, labels)
+        options |= {"solver": solver, "clip": heads[name].clip is not None, "seed": seed}
+        if fold_progress is not None:
+            options["progress"] = lambda done, n, number=number: fold_progress(number * n + done, len(cached) * n)
+        validations[name] = cross_validate(rows, targets, classes=task.units, **options)
     chosen = list(heads)[prefer_narrow(list(validations.values()))]
     notes += [note for note in validations[chosen].notes if note not in notes]
-    losses = ", ".join(f"{n} {v.log_loss:.3f}" for n, v in validations.items() if v.folds)
-    if losses:
-        notes.append(f'The head reads features="{chosen}"; cross-validated log loss: {losses}.')
+    losses = ", ".join(f"{name} {validation.log_loss:.3f}" for name, validation in validations.items())
+    notes.append(f'A solved head does best with features="{chosen}"; cross-validated log loss: {losses}.')
     return HeadChoice(chosen, validations, _widths(heads), tuple(notes))
 
 

@@ -7,13 +7,17 @@ temperature (Guo et al. 2017) come from cross-validation.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import weakref
 
 import numpy as np
 
 from thaw._validation import as_int
+from thaw.transfer.calibration import fit_temperature, smoothed_log_loss, standard_error
 from thaw.transfer.linear_solvers import (
     LOSSES,
     MAX_EXACT_ROWS,
+    PATH_TOLERANCE,
     Standardization,
     log_partition,
     refine,
@@ -21,13 +25,17 @@ from thaw.transfer.linear_solvers import (
     solution_path,
     space_of,
     standardizations,
+    threads_for,
 )
 from thaw.transfer.readouts import stratified_folds
 
 # Prior variance of a logit; C of scikit-learn is the strength over the width. From strong to weak penalties.
 STRENGTHS = tuple(float(s) for s in np.logspace(-2, 4, 13).round(6))
 DEFAULT_STRENGTH = 1.0
-TEMPERATURES = (0.1, 10.0)
+ONE_GROUP = "a class has examples of one group only, which cannot be predicted from other groups"
+
+# Results of cross_validate that somebody holds, by the digest of all that they depend on.
+_RESULTS = weakref.WeakValueDictionary()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +128,8 @@ def cross_validate(
     """Find the strength and the temperature of a readout by cross-validation.
 
     In each fold the features are standardized on the other folds, and the penalty is weakened step by step until the
-    log loss of the fold has become worse twice in a row. Every strength that all folds reached is compared.
+    log loss of the fold has become worse twice in a row. Every strength that all folds reached is compared. A result
+    that somebody holds, such as a :class:`~thaw.transfer.head_choice.HeadChoice`, is not computed again.
 
     Args:
         features: ``(n, d)`` finite numbers; a memory map is read in blocks.
@@ -153,6 +162,9 @@ def cross_validate(
         (5, True)
     """
     data = _Data(features, y, classes, solver, sample_weight, groups)
+    digest = data.digest(folds, clip, seed, max_exact_rows)
+    if (known := _RESULTS.get(digest)) is not None:
+        return known
     fold, notes = data.folds(as_int("folds", folds, 2), seed)
     if fold is None:
         weight = data.weight
@@ -163,31 +175,31 @@ def cross_validate(
             "All rows with a sample weight above 0 are in one fold; expected more such rows, or strength=."
         )
     weights = [np.where(fold == number, 0, data.weight) for number in numbers]
+    folds = zip(numbers, standardizations(data.features, np.stack(weights)))
     found = {}  # strength to logits
     reached = len(STRENGTHS)
-    for done, (number, standardization) in enumerate(
-        zip(numbers, standardizations(data.features, np.stack(weights))), 1
-    ):
-        held_out = np.flatnonzero(fold == number)
-        train = np.flatnonzero(fold != number)
-        space = space_of(data.features, train, standardization, clip, seed, max_exact_rows)
-        losses = []
-        for strength, coefficients in solution_path(space, train, data, STRENGTHS[:reached]):
-            logits = found.setdefault(strength, np.empty((len(fold), data.outputs), np.float32))
-            logits[held_out] = coefficients.outputs(space.scores(coefficients.weights, held_out), data.outputs)
-            losses.append(data.comparable_loss(logits, held_out))
-            if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
-                break
-        reached = len(losses)
-        if progress is not None:
-            progress(done, len(numbers))
+    with threads_for(data.features):
+        for done, (number, standardization) in enumerate(folds, 1):
+            held_out, train = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+            space = space_of(data.features, train, standardization, clip, seed, max_exact_rows)
+            losses = []
+            path = solution_path(space, train, data, STRENGTHS[:reached], tolerance=PATH_TOLERANCE)
+            for strength, coefficients in path:
+                logits = found.setdefault(strength, np.empty((len(fold), data.outputs), np.float32))
+                logits[held_out] = coefficients.outputs(space.scores(coefficients.weights, held_out), data.outputs)
+                losses.append(data.comparable_loss(logits, held_out))
+                if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+                    break
+            reached = len(losses)
+            if progress is not None:
+                progress(done, len(numbers))
     log_losses = {strength: data.comparable_loss(found[strength]) for strength in STRENGTHS[:reached]}
     strength = min(log_losses, key=log_losses.get)
     temperature = data.temperature(found[strength])
     losses = data.losses(found[strength] / temperature)
-    return CrossValidation(
+    _RESULTS[digest] = result = CrossValidation(
         log_loss=float(np.average(losses, weights=data.weight)),
-        standard_error=_standard_error(losses, data.weight, data.groups),
+        standard_error=standard_error(losses, data.weight, data.groups),
         losses=losses,
         logits=found[strength],
         strength=strength,
@@ -198,6 +210,7 @@ def cross_validate(
         sample_weight=data.weight,
         notes=notes,
     )
+    return result
 
 
 def fit_readout(
@@ -272,8 +285,9 @@ def fit_readout(
         raise ValueError(f"strength={strength!r}; expected a number above 0, or None to find it by cross-validation.")
     standardization = Standardization.of(data.features, data.weight)
     train = np.arange(len(data.features))
-    space = space_of(data.features, train, standardization, clip, seed, max_exact_rows)
-    ((_, coefficients),) = solution_path(space, train, data, (strength,), temperature)
+    with threads_for(data.features):
+        space = space_of(data.features, train, standardization, clip, seed, max_exact_rows)
+        ((_, coefficients),) = solution_path(space, train, data, (strength,), temperature)
     columns = coefficients.columns
     solved, intercept = space.kernel(coefficients.weights), coefficients.bias
     if space.projection is not None:
@@ -320,10 +334,41 @@ def prefer_narrow(candidates):
         return 0
     best = min(candidates, key=lambda c: c.log_loss)
     for index, candidate in enumerate(candidates):
-        error = _standard_error(candidate.losses - best.losses, first.sample_weight, first.groups)
-        if candidate.log_loss - best.log_loss <= error:
+        if candidate.log_loss - best.log_loss <= standard_error_of_difference(candidate, best):
             return index
     raise AssertionError("the best candidate is within any distance of itself")
+
+
+def standard_error_of_difference(a, b):
+    """Return the standard error of the difference of two log losses on the same rows, over groups.
+
+    Args:
+        a: :class:`CrossValidation`.
+        b: :class:`CrossValidation` of the same rows.
+
+    Returns:
+        A float, in nats.
+    """
+    return standard_error(a.losses - b.losses, a.sample_weight, a.groups)
+
+
+def groups_of_smallest_class(y, groups):
+    """Count the groups of the class that has the fewest, which bounds the number of folds.
+
+    Args:
+        y: ``(n,)`` class numbers.
+        groups: ``(n,)`` group numbers.
+
+    Returns:
+        An int; classes without examples are left out.
+
+    Example:
+        >>> from thaw.transfer.linear_readout import groups_of_smallest_class
+        >>> groups_of_smallest_class([0, 0, 0, 1, 1], [0, 1, 2, 2, 2])
+        1
+    """
+    counts = np.bincount(np.unique(np.stack([y, groups]), axis=1)[0])
+    return int(counts[counts > 0].min())
 
 
 class _Data:
@@ -359,24 +404,27 @@ class _Data:
             raise ValueError(f"groups has shape {groups.shape}; expected ({n},), one number or text for each example.")
         self.groups = np.unique(groups, return_inverse=True)[1]
 
+    def digest(self, *settings):
+        """Hash the numbers and the settings: what a result depends on."""
+        shape, dtype = self.features.shape, self.features.dtype.str
+        digest = hashlib.sha256(repr((self.solver, self.outputs, shape, dtype, settings)).encode())
+        for values in (self.y, self.weight, self.groups, *(self.features[rows] for rows in row_blocks(self.features))):
+            digest.update(np.ascontiguousarray(values))
+        return digest.digest()
+
     def folds(self, folds, seed):
         """Return fold numbers, or ``None`` where there are too few groups; and the notes."""
         labels, notes = (np.zeros(len(self.y), np.int64) if self.solver == "ridge" else self.y), []
-        pairs = np.unique(np.stack([labels, self.groups]), axis=1)
-        counts = np.bincount(pairs[0])
-        smallest = int(counts[counts > 0].min())
+        smallest = groups_of_smallest_class(labels, self.groups)
         if self.solver != "ridge" and len(np.unique(labels)) < self.outputs:
             notes.append(f"{self.outputs - len(np.unique(labels))} of {self.outputs} classes have no example.")
         if smallest < 2:
-            notes.append(
-                f"Not cross-validated, strength {DEFAULT_STRENGTH:g} and temperature 1: a class has examples of one "
-                "group only, which cannot be predicted from other groups."
-            )
+            notes.append(f"Not cross-validated, strength {DEFAULT_STRENGTH:g} and temperature 1: {ONE_GROUP}.")
             return None, tuple(notes)
         if smallest < folds:
             notes.append(f"{smallest} folds in place of {folds}: the smallest class has no more examples or groups.")
         folds = min(folds, smallest)
-        if pairs.shape[1] == len(labels) == self.groups.max() + 1:
+        if len(labels) == self.groups.max() + 1:
             return stratified_folds(labels, folds, seed), tuple(notes)
         from sklearn.model_selection import StratifiedGroupKFold
 
@@ -393,18 +441,6 @@ class _Data:
             return ((outputs - y) ** 2).mean(axis=1)
         return log_partition(outputs) - outputs[np.arange(len(y)), y]
 
-    def smoothed_losses(self, outputs, rows, count):
-        """Return the losses for targets that leave some doubt (Platt 1999).
-
-        Where all rows are right, the plain log loss is the lower, the surer the predictions are.
-        """
-        if self.solver == "ridge":
-            return self.losses(outputs, rows)
-        doubt = 1 / (count + 2)
-        outputs = outputs.astype(np.float64)
-        right = outputs[np.arange(len(outputs)), self.y[rows]]
-        return log_partition(outputs) - (1 - doubt) * right - doubt * outputs.mean(axis=1)
-
     def penalty(self, strength, total):
         """Return the factor of half the squared kernel, where the loss is a mean over a total weight."""
         return self.features.shape[1] / (strength * total)
@@ -419,31 +455,19 @@ class _Data:
 
     def temperature(self, outputs, rows=slice(None)):
         """Return the temperature with the smallest weighted mean of the smoothed losses of some rows."""
-        from scipy.optimize import minimize_scalar
-
         if self.solver == "ridge":
             return 1.0
-        found = minimize_scalar(
-            lambda t: self._mean_loss(outputs, rows, np.exp(t)),
-            bounds=np.log(TEMPERATURES),
-            method="bounded",
-            options={"xatol": 1e-4},
-        )
-        return float(np.exp(found.x))
+        return fit_temperature(outputs[rows], self.y[rows], self._weights(rows))
 
     def _mean_loss(self, outputs, rows, temperature):
+        outputs = outputs[rows] / temperature
+        if self.solver == "ridge":
+            return float(np.average(self.losses(outputs, rows), weights=self._weights(rows)))
+        return smoothed_log_loss(outputs, self.y[rows], self._weights(rows))
+
+    def _weights(self, rows):
         weight = self.weight[rows]
-        if not weight.any():  # rows that count for nothing
-            weight = np.ones(len(weight))
-        losses = self.smoothed_losses(outputs[rows] / temperature, rows, np.count_nonzero(weight))
-        return float(np.average(losses, weights=weight))
-
-
-def _standard_error(losses, weight, groups):
-    """Return the standard error of a weighted mean; what one group has in common is counted once."""
-    deviations = np.bincount(groups, weight * (losses - np.average(losses, weights=weight)))
-    count = len(deviations)
-    return float(np.sqrt((deviations**2).sum() * count / max(1, count - 1)) / weight.sum())
+        return weight if weight.any() else np.ones(len(weight))  # rows that count for nothing
 
 
 def _checked_features(features):

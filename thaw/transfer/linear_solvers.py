@@ -7,7 +7,9 @@ the solution near the exact one. SciPy does the minimizing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from thaw.models.taps import MAX_STANDARDIZED, MIN_VARIANCE
 MAX_EXACT_ROWS = 4096  # and width of the projection above; half of it costs two points in cross-validation
 NONZEROS = 4  # of the random projection, for each feature
 MAX_REFINING_STEPS = 24  # each reads all features; half as many were half a point short of the exact accuracy
+TOLERANCE = 1e-8  # relative decrease of the loss at which L-BFGS stops
+PATH_TOLERANCE = 1e-7  # where strengths are compared: out-of-fold log losses within 1e-4 in four fifths of the steps
+MAX_ONE_THREAD_SIDE = 512  # of a matrix whose products and factors gain nothing from a second thread
 REFERENCE_STRENGTH = 3.0  # that the variables are scaled for
 MIN_RELATIVE_SPREAD = 1e-5  # standard deviation over mean; below it is rounding, which differs between runtimes
 CONSTANT_VARIANCE = 1e38  # divides a near-constant channel down to nothing, and is finite in float32
@@ -77,8 +82,6 @@ class GramSpace:
     projection = None
 
     def __init__(self, features, train, standardize):
-        from scipy.linalg import cholesky
-
         self.features, self.train, self.standardize = features, train, standardize
         self.gram = np.zeros((len(features), len(features)))
         for columns in self._column_blocks():
@@ -87,8 +90,10 @@ class GramSpace:
         gram = self.gram[np.ix_(train, train)]
         jitter = 1e-6 * max(1.0, float(np.diag(gram).mean()))
         while True:  # duplicates make it singular
+            shifted = gram.copy()
+            shifted[np.diag_indices(len(gram))] += jitter
             try:
-                self.factor = cholesky(gram + jitter * np.eye(len(gram)), lower=True)
+                self.factor = _cholesky(shifted)
                 break
             except np.linalg.LinAlgError:
                 jitter *= 10
@@ -175,7 +180,39 @@ def _sparse_signs(d, width, seed):
     return csr_array((signs.ravel(), columns.ravel(), np.arange(0, d * NONZEROS + 1, NONZEROS)), (d, width))
 
 
-def solution_path(space, train, data, strengths, temperature=1.0):
+def threads_for(features):
+    """Return a context that keeps BLAS to one thread where the problem is small.
+
+    A second thread gains nothing there, and waits long where the machine is busy.
+    """
+    return _one_thread() if min(features.shape) <= MAX_ONE_THREAD_SIDE else contextlib.nullcontext()
+
+
+def _one_thread():
+    return _blas().limit(limits=1, user_api="blas")
+
+
+def _cholesky(matrix):
+    """Return the lower factor of a matrix, which is overwritten.
+
+    Where the machine is busy, two threads take ten times the time of one.
+    """
+    from scipy.linalg import cholesky
+
+    with _one_thread():
+        return cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+
+
+@functools.cache
+def _blas():
+    """The libraries, which take 5 ms to find; SciPy brings its own."""
+    import scipy.linalg  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def solution_path(space, train, data, strengths, temperature=1.0, tolerance=TOLERANCE):
     """Yield each strength and its :class:`Coefficients`, every solution beginning at the one before.
 
     The variables are changed so that the Hessian is near the identity: with G = h A'SA + pD, where A has a column of
@@ -183,7 +220,7 @@ def solution_path(space, train, data, strengths, temperature=1.0):
     its Cholesky factor M, U = M'W are the new variables. The penalty needs no other product, because p W'DW is
     U'U - h Z'SZ for the outputs Z = AW. For ridge regression G is the Hessian.
     """
-    from scipy.linalg import cholesky, solve_triangular
+    from scipy.linalg import solve_triangular
 
     y, weight, ridge = data.y[train], data.weight[train], data.solver == "ridge"
     total, weight = weight.sum(), (weight / weight.sum())[:, None]
@@ -192,12 +229,13 @@ def solution_path(space, train, data, strengths, temperature=1.0):
     curvature, loss_of = 1 / len(columns) if data.solver == "lbfgs" else 1.0, LOSSES[data.solver]
     dtype = np.float64 if ridge else np.float32
     design = np.column_stack([space.design, np.ones(len(y))]).astype(dtype, copy=False)
-    moments = design.T @ (design * weight.astype(dtype))
+    weighted = design * np.sqrt(weight).astype(dtype)
+    moments = weighted.T @ weighted  # of one matrix with itself: half the operations
 
     def factor(strength):
         hessian = curvature * moments
         hessian[np.diag_indices(len(hessian) - 1)] += data.penalty(strength, total)
-        return cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
+        return _cholesky(hessian)
 
     def coefficients(m, u, outputs):
         w = solve_triangular(m, u, lower=True, trans="T") / temperature
@@ -225,7 +263,7 @@ def solution_path(space, train, data, strengths, temperature=1.0):
             loss += ratio / 2 * ((u * u).sum() - (shared * z).sum())
             return loss, ((basis.T @ (gradient - ratio * shared).astype(dtype)) + ratio * u).ravel()
 
-        solution = _minimize(objective, solution, 500)
+        solution = _minimize(objective, solution, 500, tolerance)
         yield strength, coefficients(m, solution, basis @ solution.astype(dtype))
 
 
@@ -266,13 +304,12 @@ def refine(kernel, bias, columns, data, standardization, clip, strength):
     return w[:-1], w[-1]
 
 
-def _minimize(objective, start, steps):
+def _minimize(objective, start, steps, tolerance=TOLERANCE):
     from scipy.optimize import minimize
-    from threadpoolctl import threadpool_limits
 
-    options = {"maxiter": steps, "gtol": 1e-6, "ftol": 1e-8, "maxcor": 20}
+    options = {"maxiter": steps, "gtol": 1e-6, "ftol": tolerance, "maxcor": 20}
     # Products with few columns: a second thread gains little, and waits long where the machine is busy.
-    with threadpool_limits(1, "blas"):
+    with _one_thread():
         found = minimize(objective, start.astype(np.float64).ravel(), jac=True, method="L-BFGS-B", options=options)
     return found.x.reshape(start.shape)
 

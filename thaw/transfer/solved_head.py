@@ -18,6 +18,10 @@ from thaw.transfer.linear_solvers import LOSSES
 
 CROSSENTROPIES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
 MEAN_SQUARED_ERROR = "mean_squared_error"
+WITHOUT_SMOOTHING = (
+    "the head is solved without label smoothing; the strength and the temperature that cross-validation chooses keep "
+    "it from being too certain."
+)
 
 
 class CannotSolve(ValueError):
@@ -54,15 +58,16 @@ def solve_head(
 
     Args:
         model: a compiled functional or sequential ``keras.Model``, flat or nested, that ends in a dense layer; its loss
-            is a crossentropy, or the mean squared error for ``"ridge"``. It is changed in place, and stays compiled.
+            is a crossentropy, whose label smoothing is left out, or the mean squared error for ``"ridge"``. It is
+            changed in place, and stays compiled.
         x: inputs as ``fit`` takes them, or a :class:`thaw.Dataset`, which is augmented only with ``views``.
         y: targets; ``None`` where ``x`` brings them. Default ``None``.
         solver: ``"lbfgs"`` (default), multinomial logistic regression; ``"svm"``, a linear support vector machine for
             each class; ``"ridge"``, ridge regression of numbers.
         sample_weight: ``(n,)`` weights in the loss. Default ``None``.
         class_weight: dict from class number to weight in the loss. Default ``None``.
-        groups: ``(n,)`` group numbers, such as patients or clusters of near-duplicates, which stay in one fold. Default
-            ``None``.
+        groups: ``(n,)`` numbers or texts, such as patients or clusters of near-duplicates; a group stays in one fold.
+            Default ``None``: those of the :class:`thaw.Dataset`, if it has any.
         views: number of augmented versions of each example to fit to; they stay in one fold. Default ``None``: the
             examples without augmentation.
         batch_size: examples in a batch. Default 32.
@@ -102,11 +107,11 @@ def solve_head(
     head = solvable_head(flat, compile_settings(model).get("loss"), solver, dataset.y)
     options = {"batch_size": batch_size, "cache_dir": cache_dir, "views": views, "progress": progress}
     dataset = dataset.weighted(class_weight)
-    return solve_precomputed(flat, head, None, dataset, solver=solver, groups=groups, seed=seed, **options)
+    return solve_precomputed(flat, head, None, dataset, solver=solver, seed=seed, **options)
 
 
 def solvable_data(x, y, sample_weight, groups):
-    """Return the data as a dataset with random access.
+    """Return the data as a dataset with random access, and with the groups, where some are given.
 
     Args:
         x: as in :func:`solve_head`.
@@ -119,7 +124,7 @@ def solvable_data(x, y, sample_weight, groups):
 
     Raises:
         CannotSolve: the data are a stream.
-        ValueError: groups of another length.
+        ValueError: groups of another length, or with gaps.
     """
     dataset = as_dataset(x, y, sample_weight, labelled=True)
     if not dataset.random_access:
@@ -127,12 +132,10 @@ def solvable_data(x, y, sample_weight, groups):
             f"The data are a {type(x).__name__}, which is read in its own order only; expected arrays or a "
             "thaw.Dataset."
         )
-    if groups is not None and len(groups) != len(dataset):
-        raise ValueError(f"There are {len(groups)} groups for {len(dataset)} examples; expected one for each.")
-    return dataset
+    return dataset if groups is None else dataset.replace(groups=groups)
 
 
-def solve_precomputed(flat, head, begin, dataset, *, solver, seed, groups=None, **options):
+def solve_precomputed(flat, head, begin, dataset, *, solver, seed, **options):
     """Solve for a head from tensors of its graph that have been computed, such as those at a cut point.
 
     Args:
@@ -142,7 +145,6 @@ def solve_precomputed(flat, head, begin, dataset, *, solver, seed, groups=None, 
         dataset: :class:`thaw.Dataset` whose ``x`` are these tensors.
         solver: as in :func:`solve_head`.
         seed: as in :func:`solve_head`.
-        groups: as in :func:`solve_head`.
         **options: of :func:`thaw.precompute`.
 
     Returns:
@@ -154,10 +156,10 @@ def solve_precomputed(flat, head, begin, dataset, *, solver, seed, groups=None, 
     elif len(given) > 1:  # in the order of the kernel, and not that of the graph
         x = leaves(dataset.x)
         dataset = dataset.replace(x=tuple(x[given[id(t)]] for t in head.inputs))
-    return fit_head(head, dataset, solver=solver, groups=groups, seed=seed)
+    return fit_head(head, dataset, solver=solver, seed=seed)
 
 
-def solvable_head(flat, loss, solver, y):
+def solvable_head(flat, loss, solver, y, model=None):
     """Return the head of a model whose weights a solver can find.
 
     Args:
@@ -165,13 +167,15 @@ def solvable_head(flat, loss, solver, y):
         loss: the argument of ``compile``: a name, a function or a ``keras.losses.Loss``.
         solver: as in :func:`solve_head`.
         y: the targets.
+        model: ``keras.Model`` whose trainable weights are to be those of the head; ``None``, the default, where they
+            do not matter.
 
     Returns:
         :class:`thaw.models.linear_heads.LinearHead`.
 
     Raises:
-        CannotSolve: the head is not linear in its features, the loss is not that of its task, or the targets are not
-            one class, or one row of numbers, for each example.
+        CannotSolve: something else is trainable, the head is not linear in its features, the loss is not that of its
+            task, or the targets are not one class, or one row of numbers, for each example.
     """
     import keras
 
@@ -184,8 +188,8 @@ def solvable_head(flat, loss, solver, y):
         raise CannotSolve("The loss is not one of Keras; a solver needs a crossentropy or the mean squared error.")
     name, from_logits = loss_name(losses[0])
     config = losses[0].get_config() if isinstance(losses[0], keras.losses.Loss) else {}
-    if config.get("label_smoothing") or config.get("ignore_class") is not None:
-        raise CannotSolve(f"{name} smooths or ignores labels, which a solver does not.")
+    if config.get("ignore_class") is not None:
+        raise CannotSolve(f"{name} ignores a class, which a solver does not.")
     if solver == "ridge":
         if name != MEAN_SQUARED_ERROR or head.activation != "linear":
             raise CannotSolve(f"Ridge regression needs a linear last layer and the mean squared error, and not {name}.")
@@ -207,6 +211,9 @@ def solvable_head(flat, loss, solver, y):
         _targets(head, y, solver)
     except (ValueError, TypeError) as error:
         raise CannotSolve(str(error)) from None
+    own = {id(variable) for variable in dense.trainable_variables}
+    if model is not None and (others := [v.path for v in model.trainable_variables if id(v) not in own]):
+        raise CannotSolve(f"The head has other weights too, such as {others[0]}.")
     return head
 
 
@@ -221,7 +228,7 @@ def _targets(head, y, solver):
     return targets.reshape(len(targets), units), units
 
 
-def fit_head(head, features, *, solver="lbfgs", groups=None, seed=0):
+def fit_head(head, features, *, solver="lbfgs", seed=0):
     """Fit a head to cached features and assign its weights.
 
     Args:
@@ -229,36 +236,34 @@ def fit_head(head, features, *, solver="lbfgs", groups=None, seed=0):
         features: :class:`thaw.Dataset` whose ``x`` are the tensors ``head.inputs``, with labels; with ``views``, every
             version counts as an example.
         solver: as in :func:`solve_head`.
-        groups: as in :func:`solve_head`.
         seed: as in :func:`solve_head`.
 
     Returns:
         :class:`thaw.transfer.linear_readout.LinearReadout`.
     """
     targets, outputs = _targets(head, features.y, solver)
-    rows, targets, options = readout_problem(features, targets, groups)
+    rows, targets, options = readout_problem(features, targets)
     clips = head.clip is not None
     readout = fit_readout(rows, targets, classes=outputs, solver=solver, clip=clips, seed=seed, **options)
     assign_readout(head, readout)
     return readout
 
 
-def readout_problem(features, targets, groups=None):
+def readout_problem(features, targets):
     """Put cached features, targets, weights and groups in the form of :func:`thaw.transfer.linear_readout.fit_readout`.
 
     Args:
         features: :class:`thaw.Dataset` of vectors, with ``views`` or without.
         targets: ``(n, ...)``.
-        groups: ``(n,)``; ``None``: the versions of an example are a group.
 
     Returns:
-        ``(rows, targets, options)``, each version of an example a row of its own.
+        ``(rows, targets, options)``, each version of an example a row of its own, in the group of the example.
     """
     n, views = len(features), features.views or 1
-    groups = np.arange(n) if groups is None and views > 1 else groups
+    groups = np.arange(n) if features.groups is None and views > 1 else features.groups
     options = {
         "sample_weight": None if features.sample_weight is None else np.tile(features.sample_weight, views),
-        "groups": None if groups is None else np.tile(np.asarray(groups), views),
+        "groups": None if groups is None else np.tile(groups, views),
     }
     return FeatureRows(features), np.concatenate([targets] * views), options
 
@@ -331,4 +336,5 @@ class FeatureRows:
 
 
 def _is_of_keras(loss):
-    return (getattr(loss, "__module__", None) or type(loss).__module__).startswith("keras.")
+    kind = loss.__class__ if hasattr(loss, "get_config") else loss  # which the losses of thaw.tasks name as Keras' own
+    return (getattr(kind, "__module__", None) or type(kind).__module__).startswith("keras.")
