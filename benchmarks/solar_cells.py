@@ -50,8 +50,7 @@ def one_pass(seed, size):
         options = ["-p", "probe", "--flips", "both", "--image-size", size, "--seed", seed]
         seconds = timed([sys.executable, "-m", "thaw", "tune", data, "-o", run, *options], place)
         with open(data, newline="", encoding="utf-8") as file, open(test, "w", newline="", encoding="utf-8") as out:
-            rows = csv.writer(out)
-            rows.writerows(row for row in csv.reader(file) if row[2] in ("split", "test"))
+            csv.writer(out).writerows(row[:2] for row in csv.reader(file) if row[2] in ("split", "test"))
         opened = open_run(run)
         return {
             "one pass": figures(opened.metrics) | {"minutes": seconds / 60},

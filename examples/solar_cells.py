@@ -60,7 +60,7 @@ def table(seed, file):
 def run(seed, folder):
     """Fine-tune with one seed; returns the metrics on the test photographs."""
     began = time.monotonic()
-    say("Find defective solar cells in 2,624 photographs: measure frozen features, solve for the head, train the top stage.")
+    say("Find defective solar cells in 2,624 photographs: solve for a head, then train the top stage.")
     say("This takes about 7 minutes on an idle machine with two cores.")
     say("importing Keras")
     from thaw.cli.options import import_keras

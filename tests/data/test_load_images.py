@@ -145,6 +145,12 @@ def test_given_splits_are_kept(tmp_path, load):
         assert all(f"photos/{folder_name}/" in path for path in got.files[name])
 
 
+def test_a_table_without_a_training_split_is_refused(tmp_path, load):
+    (tmp_path / "images.csv").write_text("image,label,split\n1.png,a,test\n")
+    with pytest.raises(ValueError, match="no row has the split train; expected some to learn from"):
+        load(tmp_path / "images.csv")
+
+
 def test_validation_is_cut_from_train_where_only_test_is_given(tmp_path, load):
     folder(tmp_path / "photos/train", each=20)
     folder(tmp_path / "photos/test", each=3, start=500)

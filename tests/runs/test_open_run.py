@@ -157,6 +157,9 @@ def test_evaluate_takes_a_folder_and_arrays(run, tmp_path):
     assert files.pop("rejected") == {str(tmp_path / "more/cat/bad.png"): "is empty (0 bytes)"}
     assert files["accuracy"] == arrays["accuracy"]
     assert files["examples"] == 4
+    rows = "".join(f"more/{label}/{i}.png,{label},test\n" for i, label in enumerate(("cat", "dog", "cat", "dog")))
+    (tmp_path / "test.csv").write_text("image,label,split\n" + rows)  # to measure on, no split need be trained on
+    assert opened.evaluate(tmp_path / "test.csv")["accuracy"] == arrays["accuracy"]
     (tmp_path / "more/fish").mkdir()
     Image.fromarray(images[0]).save(tmp_path / "more/fish/0.png")
     with pytest.raises(ValueError, match="has a class 'fish' that the model does not know; it knows cat, dog"):

@@ -103,6 +103,8 @@ def load_images(
     columns, notes = read_files(source, group=group, time=time)
     notes = list(notes)
     files, classes, given = columns["image"], columns["label"], columns.get("split")
+    if given is not None and "train" not in given and not source.is_dir():
+        raise ValueError(f"{source}: no row has the split train; expected some to learn from")
     checks = check_images(
         files,
         classes,

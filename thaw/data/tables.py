@@ -101,8 +101,6 @@ def read_csv(
         raise ValueError(f"{source}, line {table.lines[0]}: label is empty, as in all rows; expected names of classes")
     if "split" in cells:
         columns["split"] = _convert(table, cells["split"], _split)
-        if "train" not in columns["split"]:
-            raise ValueError(f"{source}: no row has the split train; expected some to learn from")
     if "group" in cells:
         columns["group"] = [class_name(cell) or None for cell in cells["group"]]
     if "time" in cells:
