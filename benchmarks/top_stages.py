@@ -4,8 +4,9 @@
     python benchmarks/top_stages.py [PAIRS] [--pictures 2000]
 
 What plain Keras does, and what is the same in both, stands in benchmarks/both_ways.py; thaw solves for the head
-instead of training it for five epochs. Every pair has a seed of its own. The aim is at least 4 times faster, with the best validation accuracy within 0.3 points: the mean over the pairs,
-to be judged beside its deviation, since one picture of 400 is a quarter of a point.
+instead of training it for five epochs. Every pair has a seed of its own. The aim is at least 4 times faster, with the
+best validation accuracy within 0.3 points: the mean over the pairs, to be judged beside its deviation, since one
+picture of 400 is a quarter of a point.
 """
 
 from both_ways import both_ways

@@ -146,6 +146,7 @@ def test_given_splits_are_kept(tmp_path, load):
 
 
 def test_a_table_without_a_training_split_is_refused(tmp_path, load):
+    (tmp_path / "1.png").touch()
     (tmp_path / "images.csv").write_text("image,label,split\n1.png,a,test\n")
     with pytest.raises(ValueError, match="no row has the split train; expected some to learn from"):
         load(tmp_path / "images.csv")
