@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 from pathlib import Path
 from time import monotonic
 
@@ -176,7 +177,7 @@ def tune(
         shown = {*source.notes, *splits.notes}
         with ProgressBar(console, verbose=2 if verbose == 2 else 1) if verbose else contextlib.nullcontext() as bar:
             train = tune_images if folds is None else functools.partial(tune_folds, folds=folds)
-            model, metrics, history = train(
+            model, metrics, _ = train(
                 splits,
                 folder,
                 backbone=source if folds is None else source.backbone,
@@ -195,9 +196,9 @@ def tune(
                 callbacks=[*callback_list(callbacks), *([bar] if bar else [])],
                 options=options,
             )
-        shown |= {*getattr(history, "notes", ()), *(bar.reasons if bar else ())}
+        shown |= bar.said if bar else set()
         for note in metrics["notes"]:
-            if note not in shown:
+            if note not in shown and re.sub(r"^Fold \d+: ", "", note) not in shown:
                 console.print(note)
     run = open_run(folder)
     run.model = model

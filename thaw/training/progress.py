@@ -99,7 +99,7 @@ class ProgressBar(TuneCallback):
             line each. Default ``True``.
 
     Attributes:
-        reasons: the reasons of the advice that was shown.
+        said: set of the notes and reasons that were shown.
 
     Example:
         >>> import io
@@ -115,7 +115,7 @@ class ProgressBar(TuneCallback):
         self.console = self.summary if trainings else Console(quiet=True)
         self.verbose = verbose
         self.bars = _bars(self.summary, verbose == 1)
-        self.phase, self.task, self.first, self.waiting, self.reasons = None, None, None, None, ()
+        self.phase, self.task, self.first, self.waiting, self.said = None, None, None, None, set()
         self.is_resumed = False
 
     def __enter__(self):
@@ -147,16 +147,17 @@ class ProgressBar(TuneCallback):
 
     def on_advice(self, advice):
         self._remove_bar()
-        self.reasons = advice.reasons
-        for reason in self.reasons:
+        self.said.update(advice.reasons)
+        for reason in advice.reasons:
             self.console.print(f"advice: {reason}")
 
     def on_no_advice(self, reason):
-        self.reasons = (reason,)
+        self.said.add(reason)
         self.console.print(reason)
 
     def on_preflight(self, findings):
         self.is_resumed = False
+        self.said.update(map(str, findings))
         for finding in findings:
             self.console.print(f"{finding.level}: {finding}", style="bold yellow")
 
@@ -214,6 +215,7 @@ class ProgressBar(TuneCallback):
                 text = f"  {stage.stage} changed by {stage.weights:.2%}"
                 text += f", its statistics by {stage.statistics:.2%}" if stage.statistics else ""
                 self.console.print(text)
+        self.said.update(notes)
         for note in notes:
             self.console.print(f"  {note}")
 

@@ -17,6 +17,7 @@ from thaw.transfer.calibration import fit_temperature, smoothed_log_loss, standa
 from thaw.transfer.linear_solvers import (
     LOSSES,
     MAX_EXACT_ROWS,
+    MIN_FOLDED_SPREAD,
     PATH_TOLERANCE,
     Standardization,
     log_partition,
@@ -175,7 +176,7 @@ def cross_validate(
             "All rows with a sample weight above 0 are in one fold; expected more such rows, or strength=."
         )
     weights = [np.where(fold == number, 0, data.weight) for number in numbers]
-    folds = zip(numbers, standardizations(data.features, np.stack(weights)))
+    folds = zip(numbers, standardizations(data.features, np.stack(weights), _least(clip)))
     found = {}  # strength to logits
     reached = len(STRENGTHS)
     with threads_for(data.features):
@@ -283,7 +284,7 @@ def fit_readout(
         notes = cross_validation.notes
     if not 0 < strength < np.inf:
         raise ValueError(f"strength={strength!r}; expected a number above 0, or None to find it by cross-validation.")
-    standardization = Standardization.of(data.features, data.weight)
+    standardization = Standardization.of(data.features, data.weight, _least(clip))
     train = np.arange(len(data.features))
     with threads_for(data.features):
         space = space_of(data.features, train, standardization, clip, seed, max_exact_rows)
@@ -369,6 +370,11 @@ def groups_of_smallest_class(y, groups):
     """
     counts = np.bincount(np.unique(np.stack([y, groups]), axis=1)[0])
     return int(counts[counts > 0].min())
+
+
+def _least(clip):
+    """Return the smallest spread of a channel: a head that clips keeps the constants, others fold them into weights."""
+    return 0.0 if clip else MIN_FOLDED_SPREAD
 
 
 class _Data:

@@ -22,6 +22,9 @@ TOLERANCE = 1e-8  # relative decrease of the loss at which L-BFGS stops
 PATH_TOLERANCE = 1e-7  # where strengths are compared: out-of-fold log losses within 1e-4 in four fifths of the steps
 MAX_ONE_THREAD_SIDE = 512  # of a matrix whose products and factors gain nothing from a second thread
 REFERENCE_STRENGTH = 3.0  # that the variables are scaled for
+# Of the median standard deviation: a channel that varies less is not scaled up to 1, where the constants are folded
+# into the kernel. It would get weights in the hundreds, under which the first steps of fine-tuning do harm.
+MIN_FOLDED_SPREAD = 0.5
 MIN_RELATIVE_SPREAD = 1e-5  # standard deviation over mean; below it is rounding, which differs between runtimes
 CONSTANT_VARIANCE = 1e38  # divides a near-constant channel down to nothing, and is finite in float32
 BLOCK_NUMBERS = 2**22  # numbers of the features in work at a time
@@ -47,10 +50,13 @@ class Standardization:
     variance: np.ndarray
 
     @classmethod
-    def of(cls, features, sample_weight=None):
-        """Measure mean and variance of ``(n, d)`` features, with ``(n,)`` weights or without."""
+    def of(cls, features, sample_weight=None, least=0.0):
+        """Measure mean and variance of ``(n, d)`` features, with ``(n,)`` weights or without.
+
+        ``least`` is the smallest standard deviation that is used, as a share of the median one.
+        """
         weight = np.ones(len(features)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        return standardizations(features, weight[None])[0]
+        return standardizations(features, weight[None], least)[0]
 
     def __call__(self, features, clip=True):
         """Return ``(n, d)`` float32, by default clipped at 5 standard deviations."""
@@ -348,8 +354,11 @@ def row_blocks(features):
     return [slice(start, start + step) for start in range(0, len(features), step)]
 
 
-def standardizations(features, weights):
-    """Measure the :class:`Standardization` for each row of ``(folds, n)`` weights, in one pass over the features."""
+def standardizations(features, weights, least=0.0):
+    """Measure the :class:`Standardization` for each row of ``(folds, n)`` weights, in one pass over the features.
+
+    ``least`` is the smallest standard deviation that is used, as a share of the median one.
+    """
     shift = np.nan_to_num(np.asarray(features[0], np.float64))
     sums, squares = np.zeros((2, len(weights), features.shape[1]))
     for rows in row_blocks(features):
@@ -366,7 +375,9 @@ def standardizations(features, weights):
     means, variances = shift + sums / total, squares / total - (sums / total) ** 2
     smallest = np.maximum(MIN_VARIANCE, (MIN_RELATIVE_SPREAD * means) ** 2)
     varies = (variances > smallest) & (variances < CONSTANT_VARIANCE)
-    variances = np.where(varies, variances, CONSTANT_VARIANCE)
+    typical = [np.median(v[kept]) if kept.any() else 0.0 for v, kept in zip(variances, varies)]
+    least = least**2 * np.array(typical)[:, None]
+    variances = np.where(varies, np.maximum(variances, least), CONSTANT_VARIANCE)
     return [Standardization(m, v) for m, v in zip(means.astype(np.float32), variances.astype(np.float32))]
 
 
