@@ -61,7 +61,7 @@ def run(seed, folder):
     """Fine-tune with one seed; returns the metrics on the test photographs."""
     began = time.monotonic()
     say("Find defective solar cells in 2,624 photographs: solve for a head, then train the top stage.")
-    say("This takes about 7 minutes on an idle machine with two cores.")
+    say("This takes about 9 minutes on an idle machine with two cores.")
     say("importing Keras")
     from thaw.cli.options import import_keras
 
