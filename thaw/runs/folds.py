@@ -222,8 +222,6 @@ def _files(splits):
 
 
 def _fold_numbers(dataset, labels, folds, seed):
-    from sklearn.model_selection import StratifiedGroupKFold
-
     from thaw.transfer.readouts import stratified_folds
 
     y, groups = np.asarray(dataset.y), dataset.groups
@@ -235,13 +233,7 @@ def _fold_numbers(dataset, labels, folds, seed):
         raise ValueError(
             f"The class {few!r} has {counts.min()} images{of} for {folds} folds; expected one for each fold at least."
         )
-    if groups is None:
-        return stratified_folds(y, folds, seed)
-    fold = np.empty(len(y), np.int64)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for number, (_, held_out) in enumerate(splitter.split(y, y, own)):
-        fold[held_out] = number
-    return fold
+    return stratified_folds(y, folds, seed, None if groups is None else own)
 
 
 def _joined(first, second):

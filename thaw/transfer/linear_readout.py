@@ -430,15 +430,8 @@ class _Data:
         if smallest < folds:
             notes.append(f"{smallest} folds in place of {folds}: the smallest class has no more examples or groups.")
         folds = min(folds, smallest)
-        if len(labels) == self.groups.max() + 1:
-            return stratified_folds(labels, folds, seed), tuple(notes)
-        from sklearn.model_selection import StratifiedGroupKFold
-
-        fold = np.empty(len(labels), np.int64)
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        for number, (_, held_out) in enumerate(splitter.split(labels, labels, self.groups)):
-            fold[held_out] = number
-        return fold, tuple(notes)
+        groups = None if len(labels) == self.groups.max() + 1 else self.groups
+        return stratified_folds(labels, folds, seed, groups), tuple(notes)
 
     def losses(self, outputs, rows=slice(None)):
         """Return the loss of each row, float64."""

@@ -9,7 +9,7 @@ RIDGE_PENALTIES = np.logspace(-5, 3, 17)
 MIN_RELATIVE_SPREAD = 1e-7  # standard deviation over mean; a feature below it is constant, but for rounding
 
 
-def stratified_folds(y, folds=5, seed=0):
+def stratified_folds(y, folds=5, seed=0, groups=None):
     """Assign examples to folds of equal size, each class evenly.
 
     Other than ``sklearn.model_selection.StratifiedKFold`` it takes classes with fewer examples than folds.
@@ -18,10 +18,11 @@ def stratified_folds(y, folds=5, seed=0):
         y: ``(n,)`` class numbers; zeros where there are no classes.
         folds: number of folds, at least 2. Default 5.
         seed: seed of the shuffling within each class. Default 0.
+        groups: ``(n,)`` group numbers; a group stays in one fold. Default ``None``: every example on its own.
 
     Returns:
-        ``(n,)`` fold numbers, 0 to ``folds - 1``. The sizes of two folds differ by at most 1, and so do their
-        counts of any class.
+        ``(n,)`` fold numbers, 0 to ``folds - 1``. Without groups, the sizes of two folds differ by at most 1, and so do
+        their counts of any class.
 
     Raises:
         ValueError: fewer than two folds, or fewer examples than folds.
@@ -38,6 +39,14 @@ def stratified_folds(y, folds=5, seed=0):
         raise ValueError(
             f"There are {len(y)} examples for {folds} folds; expected 2 folds or more, and as many examples."
         )
+    if groups is not None:
+        from sklearn.model_selection import StratifiedGroupKFold
+
+        fold = np.empty(len(y), np.int64)
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        for number, (_, held_out) in enumerate(splitter.split(y, y, groups)):
+            fold[held_out] = number
+        return fold
     shuffled = np.random.default_rng(seed).permutation(len(y))
     order = shuffled[np.argsort(y[shuffled], kind="stable")]
     fold = np.empty(len(y), np.int64)
