@@ -3,10 +3,8 @@
     scripts/setup --benchmarks
     python benchmarks/wide_head.py [--seeds N] [--data FOLDER] [--result FILE] [SET ...]
 
-The sets: defects (ELPV), stamps (Tux Paint), clothes (Fashion-MNIST, 2,000 to train on), and with --data the folders
-ants-bees (train/ and val/, of the PyTorch transfer learning tutorial) and cifar10-small (train/ and test/, class/image,
-400 and 100 a class of CIFAR-10) where they are in FOLDER. Another seed is another split; these two come split. For each
-head: accuracy and log loss on the test images, seconds to solve, and the log loss that scikit-learn's
+The sets are those of benchmarks/image_sets.py; --data is the folder that holds two of them. Validation images are not
+used. For each head: accuracy and log loss on the test images, seconds to solve, and the log loss that scikit-learn's
 LogisticRegression reaches on the same features at the same strength and temperature (up to 2,500 rows). Finished rows
 are kept in the result file, and read, not run again.
 """
@@ -20,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from image_sets import ELSEWHERE, IMAGE_SIZE, write_set
 from sklearn.linear_model import LogisticRegression
 
 from thaw import Dataset, attach_head, backbone, load_images, precompute, seed_everything
@@ -29,34 +28,21 @@ from thaw.models.linear_heads import linear_head
 from thaw.transfer import choose_head, solve_head
 from thaw.transfer.solved_head import FeatureRows
 
-HERE = Path(__file__).parent
 MAX_COMPARED_ROWS = 2500  # scikit-learn works on all features, in float64, and takes minutes for more
 HEADS = ("last", "upper", "all")
-IMAGE_SIZE = {"defects": 224, "stamps": 224, "clothes": 96, "ants-bees": 224, "cifar10-small": 128}
 
 
 def load(name, seed, folder):
     """Return train and test, and the number of classes."""
-    size = IMAGE_SIZE[name]
-    if name in ("ants-bees", "cifar10-small"):
-        parts = [load_images(folder / name, image_size=size, seed=seed)]
-    elif name == "defects":
-        sys.path.insert(0, str(HERE.parent / "examples"))
-        from solar_cells import table
-
-        with tempfile.TemporaryDirectory() as place:
-            parts = [load_images(table(seed, Path(place, "cells.csv")), image_size=size, seed=seed)]
-    else:
-        from against_recipe import fashion, tux_paint
-
-        parts = [tux_paint(seed)[0] if name == "stamps" else fashion(seed, 2000)[0]]
-    splits = parts[0]
-    return splits.train, splits.test or splits.validation, len(splits.labels)
+    place = tempfile.TemporaryDirectory(prefix="thaw-benchmark-")
+    write_set(name, seed, place.name, folder)
+    splits = load_images(place.name, image_size=IMAGE_SIZE[name], seed=seed)
+    return splits.train, splits.test, len(splits.labels), place
 
 
 def measure(name, seed, folder):
     """Solve each head for one split; a dict for each, and the name of the chosen one."""
-    train, test, classes = load(name, seed, folder)
+    train, test, classes, _place = load(name, seed, folder)
     size = IMAGE_SIZE[name]
     seed_everything(seed)
     net = backbone("efficientnet_lite0", input_shape=(size, size, 3))
@@ -140,5 +126,5 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path)
     parser.add_argument("--result", type=Path, default=Path("runs/wide-head.json"))
     given = parser.parse_args()
-    known = [name for name in IMAGE_SIZE if given.data or name not in ("ants-bees", "cifar10-small")]
+    known = [name for name in IMAGE_SIZE if given.data or name not in ELSEWHERE]
     main(given.sets or known, given.seeds, given.data, given.result)

@@ -49,8 +49,8 @@ def test_numbers_by_hand():
     assert (blend.accuracies, blend.accuracy) == ((0.5, 0.5), 1.0)
     assert blend.gain == pytest.approx(differences.mean())
     assert blend.standard_error == pytest.approx(differences.std() / np.sqrt(2))
-    assert not blend.helps  # 0.08, with a standard error of 0.29
-    assert blend.shares == (1, 0)
+    assert blend.helps  # by 0.08 of 0.51: a sixth
+    assert blend.shares == (0.5, 0.5)
     many = choose_blend([np.tile(p, (50, 1)), np.tile(q, (50, 1))], np.tile(y, 50))
     assert many.helps
     assert many.shares == (0.5, 0.5)
@@ -66,7 +66,7 @@ def test_a_blend_that_lowers_the_accuracy_is_not_kept():
     assert blend.accuracy == pytest.approx(0.8)
     assert not blend.helps
     assert (blend.best, blend.shares) == (0, (1, 0))
-    assert "its accuracy is 0.800, below the 1.000 of one model" in blend.notes[0]
+    assert "its accuracy is 0.800, clearly below the 1.000 of one model" in blend.notes[0]
     assert "timid alone" in blend.notes[0]
 
 
@@ -170,3 +170,17 @@ P = np.full((4, 2), 0.5)
 def test_what_is_refused(probabilities, y, options, message):
     with pytest.raises(ValueError, match=message):
         choose_blend(probabilities, y, **options)
+
+
+def test_the_log_loss_decides_unless_an_accuracy_is_clearly_higher():
+    """Both are right and sure of most rows; the second is wrong about fewer, but sure of it."""
+    y, sure, unsure = np.zeros(100, int), [0.9, 0.1], [0.45, 0.55]
+    p, q = np.tile(sure, (100, 1)), np.tile(sure, (100, 1))
+    p[:3] = unsure
+    q[10:12] = [0.001, 0.999]
+    blend = choose_blend([p, q], y)
+    assert (blend.accuracies, blend.best, blend.helps) == ((0.97, 0.98), 0, False)
+    p[:9], q[:] = unsure, [0.55, 0.45]  # nine more are right, with a standard error of three
+    blend = choose_blend([p, q], y)
+    assert (blend.accuracies, blend.best, blend.helps) == ((0.91, 1.0), 1, False)
+    assert blend.log_losses[0] < blend.log_losses[1]
