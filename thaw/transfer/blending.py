@@ -10,6 +10,7 @@ from thaw.metrics.classification import MIN_PROBABILITY
 from thaw.tasks import class_numbers
 
 STEPS = 20  # shares are multiples of 1/20: the log loss near its minimum is flat, and a finer share is noise
+CLEAR_ERRORS = 2  # standard errors: one example of a difference is always a little more than one
 MIN_GAIN = 0.01  # share of the log loss that a blend has to save, for it costs a fifth to a third more to compute
 
 
@@ -59,7 +60,7 @@ def choose_blend(probabilities, y, *, sample_weight=None, names=None):
     For two models every multiple of 0.05 is tried; for more, models are added one at a time, again and again, each time
     the one that lowers the log loss most (Caruana et al. 2004), and the best of the first 20 sums is taken. The blend
     is kept where its log loss is lower than that of the best model by a hundredth, and its accuracy is not clearly
-    lower than that of any model; clearly is by more than one standard error of the difference, example by example. The
+    lower than that of any model; clearly is by more than two standard errors of the difference, example by example. The
     log loss decides, because on a few hundred examples two models often differ in the accuracy by two or three of them.
     Else the simpler wins, a single model, which costs less to compute: the one with the lowest log loss, unless the
     accuracy of another one is clearly higher.
@@ -109,7 +110,7 @@ def choose_blend(probabilities, y, *, sample_weight=None, names=None):
 
     def is_clearly_better(right, other):
         difference, error = mean_and_error(right - other)
-        return difference > error
+        return difference > CLEAR_ERRORS * error
 
     singles = np.eye(len(probabilities))
     log_losses, right = tuple(map(log_loss, singles)), list(map(is_right, singles))
