@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def plain(folder, plan, seed, clock):
     return sizes, accuracy, []
 
 
-def ours(folder, plan, seed, clock):
+def ours(folder, plan, seed, clock, runtime="auto"):
     import keras
 
     from thaw import fine_tune, load_images
@@ -116,13 +117,12 @@ def ours(folder, plan, seed, clock):
     optimizer = keras.optimizers.AdamW(weight_decay=1e-4, global_clipnorm=1.0)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     data = pictures.train, pictures.validation
-    history = fine_tune(
-        model, plan, data[0], validation_data=data[1], batch_size=BATCH, seed=seed, callbacks=[timed_phases(clock)]
-    )
+    options = {"batch_size": BATCH, "seed": seed, "callbacks": [timed_phases(clock)], "runtime": runtime}
+    history = fine_tune(model, plan, data[0], validation_data=data[1], **options)
     return [len(part) for part in data], history.history["val_accuracy"], history.notes
 
 
-def both_ways(script, plan, *, aim, points=None, also=None):
+def both_ways(script, plan, *, aim, points=None, also=None, kept=None, aims=None):
     """Run a plan in plain Keras and by thaw, and say how many times faster thaw was: the whole of a benchmark.
 
     Args:
@@ -131,6 +131,9 @@ def both_ways(script, plan, *, aim, points=None, also=None):
         aim: at least this many times faster.
         points: the validation accuracies may lie this many points apart, or ``None`` to print them only.
         also: other ways to run in turn with the two, each a name and a function like :func:`plain`.
+        kept: for each of these whose cache is not empty, patterns of the files in it that an earlier run, which is not
+            timed, has left there. Nothing else of that run is kept.
+        aims: for each of these that has an aim of its own, at least so many times faster.
     """
     ways = {"plain Keras": plain, "thaw": ours} | (also or {})
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -148,8 +151,23 @@ def both_ways(script, plan, *, aim, points=None, also=None):
 
     few = [] if given.epochs is None else ["--epochs", given.epochs]
 
+    def timed(name, seed, cache=None):
+        return run(script, "--way", name, "--seed", seed, "--pictures", given.pictures, *few, cache=cache)
+
+    left = {
+        name: _left_by(lambda cache, name=name: timed(name, 0, cache), patterns)
+        for name, patterns in (kept or {}).items()
+    }
+
     def way(name):
-        return name, lambda seed: run(script, "--way", name, "--seed", seed, "--pictures", given.pictures, *few)
+        def once(seed):
+            with tempfile.TemporaryDirectory(prefix="thaw-benchmark-") as cache:
+                for file, content in left.get(name, {}).items():
+                    Path(cache, file).parent.mkdir(parents=True, exist_ok=True)
+                    Path(cache, file).write_bytes(content)
+                return timed(name, seed, cache)
+
+        return name, once
 
     answers = in_pairs(given.pairs, *map(way, ways))
     print(f"{Path(script).name}: {given.pictures} photographs, {SIZE} x {SIZE}, {given.pairs} pairs of processes")
@@ -166,8 +184,19 @@ def both_ways(script, plan, *, aim, points=None, also=None):
     spread = f" ± {statistics.stdev(apart):.2f}" if len(apart) > 1 else ""
     print(f"thaw - plain Keras, seed by seed: {statistics.mean(apart):+.2f}{spread} points{said}")
     for name in also or {}:
-        print_ratio(f"{name} / thaw", ratios(answers, name, "thaw"), "none, for comparison")
+        if name in (aims or {}):
+            print_ratio(f"plain Keras / {name}", ratios(answers, "plain Keras", name), f"at least {aims[name]}")
+        else:
+            print_ratio(f"{name} / thaw", ratios(answers, name, "thaw"), "none, for comparison")
     print_ratio("plain Keras / thaw", ratios(answers, "plain Keras", "thaw"), f"at least {aim}")
+
+
+def _left_by(earlier, patterns):
+    """What a run has left in its cache: the content of each file that fits one of the patterns."""
+    with tempfile.TemporaryDirectory(prefix="thaw-benchmark-") as cache:
+        earlier(cache)
+        files = [file for pattern in patterns for file in Path(cache).glob(pattern)]
+        return {file.relative_to(cache): file.read_bytes() for file in files}
 
 
 def _child(given, folder, plan, way):

@@ -21,6 +21,7 @@ LAYERS = [
         "plan",
         "metrics",
         "tasks",
+        "targets",
         "data",
         "models",
         "features",

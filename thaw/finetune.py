@@ -14,6 +14,7 @@ from thaw._keras import build_training, compile_settings, inner_optimizer, is_pa
 from thaw._validation import as_int, as_seed, check_model
 from thaw.checks import preflight, raise_on_errors
 from thaw.data.conversion import as_dataset, as_validation, with_known_length
+from thaw.features.extraction import check_runtime
 from thaw.features.precompute import precompute_phase
 from thaw.features.split import CannotSplit
 from thaw.models.stages import stages_of
@@ -81,6 +82,7 @@ def fine_tune(
     seed=0,
     backup_dir=None,
     cache_dir=None,
+    runtime="auto",
     verbose="auto",
 ):
     """Fine-tune a compiled model, phase by phase.
@@ -116,6 +118,8 @@ def fine_tune(
             bit-identically, also after ``kill -9``. Default ``None``.
         cache_dir: folder in which the features of frozen layers are cached. Default: ``$THAW_CACHE``, else ``thaw`` in
             ``$XDG_CACHE_HOME`` or ``~/.cache``.
+        runtime: what computes the frozen layers: ``"auto"`` (default), ``"tensorflow"``, ``"openvino"`` or ``"int8"``,
+            as for :func:`thaw.precompute`; ``history.notes`` say how int8 was judged, or why it is not used.
         verbose: ``"auto"`` or 1 for a progress bar and a line for each epoch on stderr, 2 for the lines alone, 0 for
             silence. Default ``"auto"``.
 
@@ -130,6 +134,7 @@ def fine_tune(
             changed on the instance (by :func:`thaw.layerwise_lr_decay`, say); a metric without a direction; or a
             ``backup_dir`` with another run. The model's ``trainable`` flags and compilation are restored.
         FloatingPointError: the loss became NaN or infinite; the last good weights are restored.
+        ImportError: a runtime that is not installed.
 
     Example:
         >>> import keras, numpy as np
@@ -147,6 +152,7 @@ def fine_tune(
     check_model(model)
     plan = as_plan(plan)
     batch_size, seed = as_int("batch_size", batch_size, 1), as_seed(seed)
+    check_runtime(runtime)
     if backup_dir is not None and Path(backup_dir).exists() and not Path(backup_dir).is_dir():
         raise ValueError(f"backup_dir={str(backup_dir)!r} is a file; expected a folder to save the run in.")
     if verbose not in ("auto", 0, 1, 2):
@@ -200,10 +206,12 @@ def fine_tune(
             work=work,
             resumable=backup_dir is not None,
             cache_dir=cache_dir,
+            runtime=runtime,
             log={"phase": 0, "first": 0, "rows": [], "notes": [], "weight_change": {}, "runtime": {}, "solved": []},
         )
         data = train, validation
-        run.log["fingerprint"] = fingerprint_run(model, plan, data, batch_size, seed, (monitor, mode))
+        decides = (monitor, mode) if runtime == "auto" else (monitor, mode, runtime)
+        run.log["fingerprint"] = fingerprint_run(model, plan, data, batch_size, seed, decides)
         saved = _resume(run) if run.resumable else None
         if saved is None:
             run.log["notes"] += [str(finding) for finding in findings]
@@ -256,21 +264,11 @@ def _run_phase(run, plan, train, validation, saved):
         fitted, head = model, _head_to_solve(run, phase, train)
         try:
             if train.random_access and getattr(validation, "random_access", True):
-                cached = precompute_phase(
-                    run.cuts.flat,
-                    run.cuts.by_phase,
-                    run.cuts.by_stage,
-                    plan,
-                    log["phase"],
-                    train,
-                    validation,
-                    batch_size=run.batch_size,
-                    runtime=log["runtime"],
-                    cache_dir=run.cache_dir,
-                    run_id=run.cuts.run_id,
-                    augmented=augmented,
-                    progress=functools.partial(run.notify, "on_precompute"),
-                )
+                cuts = run.cuts.flat, run.cuts.by_phase, run.cuts.by_stage
+                options = {"batch_size": run.batch_size, "runtime": run.runtime, "chosen": log["runtime"]}
+                options |= {"cache_dir": run.cache_dir, "run_id": run.cuts.run_id, "augmented": augmented}
+                options["progress"] = functools.partial(run.notify, "on_precompute")
+                cached = precompute_phase(*cuts, plan, log["phase"], train, validation, **options)
                 fitted, train, validation = cached.suffix, cached.train, cached.validation
                 log["runtime"] = dict(cached.runtime)
                 log["notes"] += [note for note in cached.notes if note not in log["notes"]]
@@ -443,6 +441,7 @@ class _Run:
     work: Path
     resumable: bool  # is the folder the user's, to resume from?
     cache_dir: Any
+    runtime: str
     log: dict
 
     def notify(self, event, *arguments):

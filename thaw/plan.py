@@ -14,7 +14,7 @@ from thaw._validation import as_number
 
 SCHEDULES = ("cosine", "linear", "constant")
 CACHE_DTYPES = ("float32", "float16")
-VARIABLES = ("all", "pointwise", "norms", "bias")
+VARIABLES = ("all", "pointwise", "norms", "bias", "adapters")
 SOLVERS = ("gradient", "lbfgs", "svm", "ridge")
 PLANS = ("probe", "probe_then_tune", "gradual", "full")
 # Keys of plan.toml that version 0.1 wrote under another name.
@@ -61,7 +61,8 @@ class Phase:
             filters of convolutions wider than one pixel, the depthwise ones among them, whose gradients take long and
             change little (Lin et al. 2022, Zhu et al. 2023). ``"norms"`` are the scales and offsets of normalization
             layers, of BatchNorm only with ``batchnorm="trained"`` (Frankle et al. 2021); ``"bias"`` the biases and
-            these offsets (Ben Zaken et al. 2022). The head is always trained. Defaults to ``"all"``.
+            these offsets (Ben Zaken et al. 2022); ``"adapters"`` the low-rank matrices that :func:`thaw.add_lora` adds
+            (Hu et al. 2022). The head is always trained. Defaults to ``"all"``.
 
     Raises:
         ValueError: a value is invalid; the message names it and says what is expected.
@@ -115,6 +116,8 @@ class Phase:
         _expect(self.solver in SOLVERS, self, "solver", f"one of {', '.join(SOLVERS)}")
         _expect(_is_integer(self.soup) and self.soup >= 0, self, "soup", "a whole number from 0")
         _expect(self.variables in VARIABLES, self, "variables", f"one of {', '.join(VARIABLES)}")
+        if self.variables == "adapters":
+            _expect(self.batchnorm == "frozen", self, "batchnorm", '"frozen", because adapters are trained alone')
         if self.soup > 1:
             _expect(self.batchnorm == "frozen", self, "batchnorm", '"frozen", because statistics cannot be averaged')
         if self.solves and self.trains_backbone:

@@ -15,7 +15,7 @@ from thaw._validation import as_number
 from thaw.models.loading import is_model_file
 from thaw.plan import Phase, Plan
 from thaw.runs.folder import MANIFEST, open_run, verify_run
-from thaw.runs.train_images import tune_images
+from thaw.runs.train_images import check_task, tune_images
 from thaw.runs.tune_options import check_options, require_data
 
 LR_FINDER_STEPS, LR_FINDER_REPEATS = 100, 3
@@ -26,6 +26,8 @@ def tune(
     data,
     folder,
     *,
+    task=None,
+    label=None,
     plan="auto",
     features="auto",
     model="efficientnet_lite0",
@@ -71,6 +73,11 @@ def tune(
         data: a folder ``class/image``, a CSV file ``image,label``, or the :class:`~thaw.data.splits.Splits` of
             :func:`thaw.load_images`.
         folder: path of the run folder, new or empty.
+        task: what is predicted: ``"classification"``, one class for each image; ``"multilabel"``, any number of labels;
+            or ``"regression"``, numbers. The last two need a CSV file; advice, folds and a budget for forgetting are
+            for classes only. Defaults to ``None``: classes, or the task of the :class:`~thaw.data.splits.Splits`.
+        label: column of the CSV file with what is predicted, or a list of columns, as for :func:`thaw.load_images`; a
+            text with commas names several. Defaults to ``None``: the column "label".
         plan: ``"auto"`` (default): :func:`thaw.advise` chooses one; ``"probe"``, ``"probe_then_tune"``, ``"gradual"``
             or ``"full"``; the path of a ``.toml`` file; or a :class:`thaw.Plan`.
         features: what the head reads: ``"last"``, ``"upper"`` or ``"all"`` layers, as for :func:`thaw.attach_head`;
@@ -118,7 +125,7 @@ def tune(
             on a CPU; see :func:`thaw.models.precision.resolve_precision`.
         group: column of the CSV file whose values are kept within one split, such as a patient or a lot.
         time: column of the CSV file by which the images are split, the latest for the test.
-        monitor: name of the metric that decides which epoch is best; defaults to the accuracy.
+        monitor: name of the metric that decides which epoch is best; defaults to the accuracy, or to that of the task.
         mode: ``"min"`` or ``"max"``: which direction of ``monitor`` is better; defaults to what the metric declares.
         callbacks: list of Keras callbacks, as for :func:`thaw.fine_tune`. Defaults to none.
         verbose: ``"auto"`` or 1 to show progress and notes on stderr, 2 for a line for each epoch and no bar, 0 for
@@ -142,6 +149,11 @@ def tune(
     not_options = ("folder", "callbacks", "verbose")
     options = {name: as_number(value) for name, value in arguments.items() if name not in not_options}
     options["weights"] = "none" if weights is None else weights
+    if not (label is None or isinstance(label, str)):
+        options["label"] = ",".join(label)
+    if (task, label) != (None, None) and not isinstance(data, (str, os.PathLike)):
+        raise ValueError("The Splits say what is predicted; leave task and label out, or give the data's path.")
+    check_task(task, options)
     chosen = check_options(data, folder, options)
     options["metric"] = options.pop("monitor")  # as the command calls it, for config.toml
     if not isinstance(plan, (str, os.PathLike)):
@@ -152,7 +164,6 @@ def tune(
     from thaw.models.precision import resolve_precision, use_precision
     from thaw.models.state import seed_everything
     from thaw.runs.folds import tune_folds
-    from thaw.tasks import Classification
     from thaw.training.callbacks import callback_list
     from thaw.training.progress import ProgressBar, count_progress
 
@@ -165,12 +176,11 @@ def tune(
             source = _open_source(options, progress)
             size = input_size(source.backbone, model if isinstance(model, str) else None)
             splits = _read_splits(data, size, options, progress)
+        check_task({"sigmoid": "multilabel", "linear": "regression"}.get(splits.task.activation), options)
         for note in source.notes:
             console.print(note)
         show_notes(splits, console.print, f"listed in {Path(folder) / 'quarantine.csv'}")
         if label_smoothing:
-            if not isinstance(splits.task, Classification):
-                raise ValueError(f"label_smoothing is for classes, and the task is a {type(splits.task).__name__}.")
             splits = dataclasses.replace(splits, task=dataclasses.replace(splits.task, label_smoothing=label_smoothing))
         if splits.train.augment is None:
             splits = dataclasses.replace(splits, train=dataclasses.replace(splits.train, augment=augmentation))
@@ -259,11 +269,12 @@ def _open_source(options, progress):
 
 
 def _read_splits(data, image_size, options, progress):
-    from thaw.data.images import load_images
+    from thaw.data.images import label_columns, load_images
 
     if not isinstance(data, (str, os.PathLike)):
         return data
-    columns = {name: options[name] for name in ("group", "time") if options.get(name) is not None}
+    columns = {name: options[name] for name in ("group", "time", "task") if options.get(name) is not None}
+    columns["label"] = label_columns(options.get("label"))
     return load_images(
         data,
         image_size=image_size,

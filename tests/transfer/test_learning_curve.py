@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from thaw.features.ridge import ridge_predict
 from thaw.transfer.learning_curves import learning_curve
-from thaw.transfer.readouts import ridge_predict, ridge_readout, stratified_folds
+from thaw.transfer.readouts import ridge_readout, stratified_folds
 
 
 def noisy(n, seed, width=40, apart=0.25):

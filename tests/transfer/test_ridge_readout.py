@@ -5,7 +5,8 @@ import pytest
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
-from thaw.transfer.readouts import RIDGE_PENALTIES, ridge_readout
+from thaw.features.ridge import RIDGE_PENALTIES
+from thaw.transfer.readouts import ridge_readout
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 8), (30, 80)])

@@ -74,7 +74,7 @@ def _check_plan(model, stages, plan, batch_size, findings):
     scale = _lr_scale(model)
     for phase in plan:
         trainable = trainable_stages(stages, phase.train)
-        everything = len(trainable) == len(stages) > 1
+        everything = len(trainable) == len(stages) > 1 and phase.variables != "adapters"
         lowest = phase.learning_rate * phase.layer_decay ** (len(stages) - 1)
         if everything and lowest >= HIGH_LEARNING_RATE * scale:
             findings.append(_high_rate(f'Phase "{phase.name}" is set', phase.learning_rate, scale))

@@ -7,6 +7,11 @@ import typer
 
 from thaw._files import to_json
 
+METRICS = (
+    *("accuracy", "mean_average_precision", "balanced_accuracy", "micro_f1", "macro_f1", "subset_accuracy"),
+    *("roc_auc", "log_loss", "calibration_error"),
+    *("rmse", "mae", "r2", "quadratic_weighted_kappa", "log_likelihood", "coverage"),
+)
 MIN_TABLE_COLUMNS = 60  # in fewer, the columns of a table would be one letter wide
 
 
@@ -72,20 +77,61 @@ def print_metrics(metrics, as_json):
     if as_json:
         return print_json(metrics)
     rows = []
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error"):
+    for name in METRICS:
         estimate = metrics.get(name)
         if not estimate or estimate.get("value") is None:
             continue
         low, high = estimate.get("low"), estimate.get("high")
         interval = "" if low is None else f"{low:.3f} to {high:.3f}"
-        rows.append((name.replace("_", " "), f"{estimate['value']:.3f}", interval))
+        shown = {"rmse": "RMSE", "mae": "mean absolute error", "r2": "R²"}.get(name, name.replace("_", " "))
+        rows.append((shown, f"{estimate['value']:.3f}", interval))
     if "majority" in metrics:
         rows.insert(1, ("  most frequent class", f"{metrics['majority']:.3f}", ""))
+    elif "rmse" in metrics:
+        rows.insert(1, ("  always the mean", f"{metrics['baseline']:.3f}", ""))
+    elif "baseline" in metrics:
+        rows.insert(1, ("  one score for all", f"{metrics['baseline']:.3f}", ""))
+    for part in metrics.get("targets", ()) if "rmse" not in metrics else ():
+        low, high = part["rmse"]["low"], part["rmse"]["high"]
+        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+        rows.append((f"RMSE of {part['target']}", f"{part['rmse']['value']:.3f}", interval))
+        rows.append(("  always the mean", f"{part['baseline']:.3f}", ""))
     print_table([f"on {metrics.get('split', 'these images')}", "value", "95 % interval"], rows)
     if metrics.get("retention"):  # measured on other images than the table
         from rich.text import Text
 
         _print_rich(Text("\n".join(_retention_lines(metrics["retention"]))))
+
+
+def print_predictions(predictions):
+    """Print what :meth:`thaw.Run.predict` gives for files, without those that cannot be read."""
+    if not predictions:
+        return
+    if "labels" in predictions[0]:
+        rows = [
+            (p["file"], ", ".join(f"{label} {p['probabilities'][label]:.3f}" for label in p["labels"]) or "none")
+            for p in predictions
+        ]
+        return print_table(["file", "labels"], rows)
+    if "prediction" in predictions[0]:
+        ends = [name for name in ("low", "high") if name in predictions[0]]
+        rows = [(p["file"], *(_numbers(p[name]) for name in ("prediction", *ends))) for p in predictions]
+        return print_table(["file", "prediction", *ends], rows)
+    rows = [
+        (
+            p["file"],
+            p["label"],
+            f"{p['probability']:.3f}",
+            ", ".join(f"{t['label']} {t['probability']:.3f}" for t in p["top"][1:]),
+        )
+        for p in predictions
+    ]
+    print_table(["file", "label", "probability", "then"], rows)
+
+
+def _numbers(value):
+    """Format a number, or several by name."""
+    return ", ".join(f"{k} {v:.5g}" for k, v in value.items()) if isinstance(value, dict) else f"{value:.5g}"
 
 
 def _retention_lines(retention):

@@ -29,7 +29,7 @@ from thaw.cli.options import (
     open_images,
     require_data,
 )
-from thaw.cli.output import duration, print_json, print_metrics, print_table, report
+from thaw.cli.output import duration, print_json, print_metrics, print_predictions, print_table, report
 from thaw.plan import read_plan
 
 
@@ -176,6 +176,12 @@ def tune(
             help="A TOML file of these options, such as the config.toml of a run; those given here win.",
         ),
     ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What is predicted: classification (default), multilabel or regression.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of the CSV file with what is predicted, or several: x,y; default: label.")
+    ] = None,
     plan: PlanName = "auto",
     features: Annotated[
         str,
@@ -309,18 +315,7 @@ def predict(
     if as_json:
         print_json(predictions)
     else:
-        rows = [
-            (
-                p["file"],
-                p["label"],
-                f"{p['probability']:.3f}",
-                ", ".join(f"{t['label']} {t['probability']:.3f}" for t in p["top"][1:]),
-            )
-            for p in predictions
-            if "error" not in p
-        ]
-        if rows:
-            print_table(["file", "label", "probability", "then"], rows)
+        print_predictions([p for p in predictions if "error" not in p])
     unreadable = [p for p in predictions if "error" in p]
     for prediction in unreadable:
         report(f"{prediction['file']}: {prediction['error']}")

@@ -7,7 +7,7 @@ import hashlib
 import numbers
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from thaw.data.splits import (
     BALANCES,
     FRACTIONS,
     SPLITS,
+    Balance,
     RejectedFile,
     Splits,
     connected_groups,
@@ -29,12 +30,18 @@ from thaw.data.splits import (
     split_by_content,
     split_by_time,
 )
+from thaw.data.tables import read_csv
+from thaw.data.target_columns import TARGET_TASKS, read_targets, target_task
 from thaw.tasks import Classification
+
+TASKS = ("classification", *TARGET_TASKS)
 
 
 def load_images(
     data: str | os.PathLike,
     *,
+    task: str = "classification",
+    label: str | Sequence[str] | None = None,
     group: str | None = None,
     time: str | None = None,
     image_size: int = 224,
@@ -62,6 +69,10 @@ def load_images(
         data: a folder ``class/image``, with or without train, val and test folders above the classes; or a CSV file
             with the columns image and label, and optionally split, group and weight. Its paths are looked up from its
             own folder, then from the working folder.
+        task: what is predicted: ``"classification"`` (default), one class for each image; ``"multilabel"``, any number
+            of labels; or ``"regression"``, numbers. The last two need a CSV file.
+        label: name of the column of a CSV file with the classes, the labels (``cat|hat``) or the number; or a list of
+            names, of columns of 0 and 1 or of several numbers. Default ``None``: the column "label".
         group: name of the column of a CSV file with groups, such as patients; ``None`` (default) for the column
             "group", if there is one.
         time: name of the column of a CSV file with ISO dates or numbers to split by; ``None`` (default) for none.
@@ -100,26 +111,34 @@ def load_images(
     """
     _check_arguments(data, image_size, splits, max_bad, balance)
     source, seed = Path(data), as_seed(seed)
-    columns, notes = read_files(source, group=group, time=time)
+    columns, target_names, notes = read_labelled(source, task, label=label, group=group, time=time)
+    if target_names and balance not in ("auto", "none"):
+        raise ValueError(f"balance={balance!r} is for classes, and the task is {task}; leave balance out.")
     notes = list(notes)
     files, classes, given = columns["image"], columns["label"], columns.get("split")
     if given is not None and "train" not in given and not source.is_dir():
         raise ValueError(f"{source}: no row has the split train; expected some to learn from")
+    is_several = (
+        task == "multilabel"
+    )  # copies with other labels contradict one another, those with other numbers do not
     checks = check_images(
         files,
-        classes,
+        ["|".join(labels) for labels in columns["target"]] if is_several else classes,
         given,
         read=lambda content, key: cache_decoded(content, key, image_size, cache_dir=cache_dir),
         progress=progress,
     )
-    unlabelled = "lies outside every class folder" if source.is_dir() else "has no label"
+    unlabelled = "has no number" if task == "regression" else "has no label"
+    unlabelled = "lies outside every class folder" if source.is_dir() else unlabelled
     bad = {i: unlabelled for i, name in enumerate(classes) if name is None} | checks.bad
-    if given is None or "validation" not in given:
+    if not target_names and (given is None or "validation" not in given):
         _reject_single_images(classes, given, checks.keys, bad, notes)
     _refuse_too_many(files, bad, max_bad)
     good = np.array([i for i in range(len(files)) if i not in bad])
     names = sorted({classes[i] for i in good})
-    if len(names) < 2:
+    if not len(good):
+        raise ValueError(f"{source} has no usable image. Left out:\n{_reasons(files, bad)}")
+    if not target_names and len(names) < 2:
         raise ValueError(_too_few_classes(source, files, names, good, bad))
     notes += checks.notes
     clusters = np.full(len(files), -1)
@@ -128,16 +147,21 @@ def load_images(
         split_of = _assign_splits(columns, checks.keys, clusters, good, splits, seed, notes)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    _check_splits(source, split_of, classes, names, notes)
+    _check_splits(source, split_of, classes, None if target_names else names, notes)
     _note_near_duplicates(clusters, good, classes, split_of, notes)
-    notes += note_ambiguous_names(name for name in classes if name is not None)
+    notes += note_ambiguous_names(target_names or (name for name in classes if name is not None))
     groups = columns.get("group")
     belongs = connected_groups(
         [checks.keys[i] for i in good], None if groups is None else [groups[i] for i in good], clusters[good]
     )
     group_of = None if belongs is None else dict(zip(good.tolist(), belongs.tolist(), strict=True))
 
-    task = Classification(names)
+    targets = columns["target"] if target_names else classes
+    if target_names:
+        found, more = target_task(task, target_names, [targets[i] for i in good if split_of[i] == "train"])
+        notes += more
+    else:
+        found = Classification(names)
     content_keys = [int.from_bytes(bytes.fromhex(key[:16]), "little", signed=True) for key in checks.keys]
     weights = columns.get("weight")
     datasets, paths, digest = {}, {}, hashlib.sha256()
@@ -145,20 +169,20 @@ def load_images(
         rows = [i for i in good if split_of[i] == split]
         paths[split] = tuple(files[i] for i in rows)
         for i in rows:
-            row = (split, classes[i], checks.keys[i], 1.0 if weights is None else weights[i])
+            row = (split, targets[i], checks.keys[i], 1.0 if weights is None else weights[i])
             row += () if groups is None else (groups[i],)
             digest.update((repr(row) + "\n").encode("utf-8", "surrogateescape"))
         datasets[split] = None
         if rows:
             datasets[split] = Dataset(
                 x=np.array([checks.read[i] for i in rows]),
-                y=task.encode([classes[i] for i in rows]),
+                y=found.encode([targets[i] for i in rows]),
                 sample_weight=None if weights is None else np.array([weights[i] for i in rows], np.float32),
                 load=load_decoded(image_size),
                 keys=np.array([content_keys[i] for i in rows], np.int64),
                 groups=None if group_of is None else np.array([group_of[i] for i in rows], np.int64),
             )
-    balanced = resolve_balance(balance, datasets["train"].y, len(names))
+    balanced = Balance("none") if target_names else resolve_balance(balance, datasets["train"].y, len(names))
     class_weight = balanced.class_weight
     if weights is not None and not datasets["train"].sample_weight.any():
         raise ValueError(f"{source}: every weight in train is 0; expected some above 0")
@@ -172,7 +196,7 @@ def load_images(
         notes.append("The model is adjusted for the frequencies of the classes after the training.")
     return Splits(
         **datasets,
-        task=task,
+        task=found,
         files=paths,
         rejected=tuple(RejectedFile(printable(files[i]), bad[i]) for i in sorted(bad)),
         class_weight=class_weight,
@@ -180,6 +204,68 @@ def load_images(
         notes=tuple(notes),
         digest=digest.hexdigest(),
     )
+
+
+def read_labelled(
+    source: Path,
+    task: str,
+    *,
+    label: str | Sequence[str] | None = None,
+    group: str | None = None,
+    time: str | None = None,
+) -> tuple[dict[str, list], tuple[str, ...], tuple[str, ...]]:
+    """Read the files and targets of a folder or a CSV file.
+
+    Args:
+        source: as ``data`` of :func:`load_images`.
+        task: as for :func:`load_images`.
+        label: as for :func:`load_images`.
+        group: as for :func:`load_images`.
+        time: as for :func:`load_images`.
+
+    Returns:
+        ``(columns, names, notes)``: as :func:`thaw.data.target_columns.read_targets`; of classes without names, and as
+        :func:`thaw.data.files.read_files`.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: another task, or a folder where a column is asked for.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task={task!r}; expected one of {', '.join(TASKS)}.")
+    if label is not None and (not label or not all(isinstance(name, str) and name for name in label)):
+        raise ValueError(f"label={label!r}; expected the name of a column, or a list of names.")
+    if task == "classification" and label is None:
+        columns, notes = read_files(source, group=group, time=time)
+        return columns, (), notes
+    if source.is_dir():
+        asked = f"label={label!r}" if task == "classification" else f"task={task!r}"
+        raise ValueError(f"{source} is a folder, and {asked} needs a CSV file: one row for each image.")
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist; expected a CSV file")
+    if task != "classification":
+        return read_targets(source, task, label=label, group=group, time=time)
+    if not isinstance(label, str):
+        raise ValueError(
+            f"label={label!r} names several columns, and an image has one class; give one, or another task."
+        )
+    columns, notes = read_csv(source, group=group, time=time, label=label)
+    return columns, (), notes
+
+
+def label_columns(label: str | Sequence[str] | None) -> str | list[str] | None:
+    """Return the columns that an option names: several have commas between them.
+
+    Args:
+        label: a text, a list of names, or ``None``.
+
+    Example:
+        >>> label_columns("price"), label_columns("x, y"), label_columns(["a", "b"])
+        ('price', ['x', 'y'], ['a', 'b'])
+    """
+    if isinstance(label, str) and "," in label:
+        return [name.strip() for name in label.split(",")]
+    return label if label is None or isinstance(label, str) else list(label)
 
 
 def _check_arguments(data, image_size, splits, max_bad, balance) -> None:
@@ -285,7 +371,7 @@ def _check_splits(source, split_of, classes, names, notes) -> None:
     counts = Counter((split_of[i], classes[i]) for i in split_of)
     sizes = Counter(split_of.values())
     for split in ("validation", "test"):
-        for name in names:
+        for name in names or ():
             if counts[split, name] and not counts["train", name]:
                 known = [other for other in names if counts["train", other]]
                 alike = next((group for group in similar_names([*known, name]) if name in group), None)
@@ -302,7 +388,8 @@ def _check_splits(source, split_of, classes, names, notes) -> None:
             "group; expected at least two different ones in a class"
         )
     parts = ", ".join(f"{sizes[split]} in {split}" for split in SPLITS if sizes[split])
-    notes.append(f"{len(split_of)} images of {len(names)} classes: {parts}.")
+    kinds = "" if names is None else f" of {len(names)} classes"
+    notes.append(f"{len(split_of)} images{kinds}: {parts}.")
 
 
 def _note_split_groups(groups, split_of, notes) -> None:

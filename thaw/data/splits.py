@@ -83,13 +83,15 @@ class Splits:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their numbers."""
-        return self.task.labels
+        """Names of the classes, the labels or the numbers, in the order of the model's outputs."""
+        return getattr(self.task, "labels", None) or self.task.targets
 
     def __str__(self):
         *first, last = [f"{len(part)} {name}" for name in SPLITS if (part := getattr(self, name)) is not None]
         shown = ", ".join(self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
-        text = f"{', '.join(first)} and {last} examples of {len(self.labels)} classes: {shown}"
+        kind = {"softmax": "of {} classes", "sigmoid": "with any of {} labels", "linear": "with {} numbers"}
+        kind = kind[self.task.activation].format(len(self.labels)).replace("with 1 numbers", "with 1 number")
+        text = f"{', '.join(first)} and {last} examples {kind}: {shown}"
         if self.rejected:
             files = "1 file is" if len(self.rejected) == 1 else f"{len(self.rejected)} files are"
             text += f"\n{files} left out, the first: {self.rejected[0]}"

@@ -46,7 +46,7 @@ _BYTE_ORDER_MARKS = (
 
 
 def read_csv(
-    source: str | os.PathLike, *, group: str | None = None, time: str | None = None
+    source: str | os.PathLike, *, group: str | None = None, time: str | None = None, label: str | None = None
 ) -> tuple[dict[str, list], tuple[str, ...]]:
     """Read a CSV file with the columns image and label, and optionally split, group, weight and a time.
 
@@ -61,6 +61,7 @@ def read_csv(
         group: name of the column with groups, such as patients, whose rows must stay in one split; ``None`` (default)
             for the column "group", if there is one.
         time: name of the column with ISO dates or numbers, to split by; ``None`` (default) for none.
+        label: name of the column with the classes; ``None`` (default) for the column "label".
 
     Returns:
         ``(columns, notes)``: lists under "image" (paths), "label" (``None`` for an empty cell), and where given "split"
@@ -80,6 +81,27 @@ def read_csv(
         >>> columns["label"], columns["weight"]
         (['cat', 'dog'], [2.0, 0.5])
     """
+    columns, notes, _ = read_columns(source, group, time, label, _classes)
+    return columns, notes
+
+
+def read_columns(source, group, time, label, convert):
+    """Read a CSV file whose targets are converted by a function.
+
+    Args:
+        source: as for :func:`read_csv`.
+        group: as for :func:`read_csv`.
+        time: as for :func:`read_csv`.
+        label: name of the column of targets, or a list of names; ``None`` for the column "label".
+        convert: function from the table and a dict of cells, by the name of their column, to further columns, the names
+            of the targets, and notes.
+
+    Returns:
+        ``(columns, notes, names)``.
+
+    Raises:
+        ValueError: as for :func:`read_csv`.
+    """
     source = Path(source)
     if source.suffix.lower() not in SUFFIXES:
         raise ValueError(
@@ -87,7 +109,10 @@ def read_csv(
         )
     text, notes = _read_text(source)
     table, more = _read_table(source, text)
-    positions = _column_positions(table, {"group": group, "time": time})
+    first, *others = [label] if label is None or isinstance(label, str) else label
+    positions = _column_positions(table, {"group": group, "time": time, "label": first})
+    for name in others:
+        positions[f"label {name}"] = _position_of(table, "label", name)
     if not table.rows:
         raise ValueError(f"{source} has a header but no rows; expected one row for each image")
     notes += more + _note_columns(table, positions)
@@ -96,21 +121,31 @@ def read_csv(
     if empty:
         rows = f"; {len(empty)} rows have none" if len(empty) > 1 else ""
         raise ValueError(f"{source}, line {empty[0]}: image is empty; expected the path of an image{rows}")
-    columns: dict[str, list] = {"image": cells["image"], "label": [class_name(c) or None for c in cells["label"]]}
-    if not any(columns["label"]):
-        raise ValueError(f"{source}, line {table.lines[0]}: label is empty, as in all rows; expected names of classes")
+    targets = {table.header[positions[name]]: cells[name] for name in cells if name.split()[0] == "label"}
+    found, names, more = convert(table, targets)
+    columns: dict[str, list] = {"image": cells["image"], **found}
     if "split" in cells:
-        columns["split"] = _convert(table, cells["split"], _split)
+        columns["split"] = convert_cells(table, cells["split"], _split)
     if "group" in cells:
         columns["group"] = [class_name(cell) or None for cell in cells["group"]]
     if "time" in cells:
         columns["time"] = _times(table, cells["time"], table.header[positions["time"]])
     if "weight" in cells:
-        columns["weight"] = _convert(table, cells["weight"], _weight)
-    notes += note_merged(cell for cell in cells["label"] if cell.strip())
+        columns["weight"] = convert_cells(table, cells["weight"], _weight)
+    notes += more
     columns["image"], more = find_images(source, cells["image"])
     notes += more + _drop_repeated(table, columns, cells["image"])
-    return columns, tuple(notes)
+    return columns, tuple(notes), names
+
+
+def _classes(table, targets):
+    [cells] = targets.values()
+    labels = [class_name(cell) or None for cell in cells]
+    if not any(labels):
+        raise ValueError(
+            f"{table.source}, line {table.lines[0]}: label is empty, as in all rows; expected names of classes"
+        )
+    return {"label": labels}, (), note_merged(cell for cell in cells if cell.strip())
 
 
 def _read_text(source: Path) -> tuple[str, list[str]]:
@@ -257,7 +292,6 @@ def _positions_of(column: str, header: list[str]) -> list[int]:
 def _column_positions(table: _Table, asked: dict[str, str | None]) -> dict[str, int]:
     """Return the position of each column that is used, by our own name for it."""
     source, header = table.source, table.header
-    has = f"(it has: {', '.join(name or 'one without a name' for name in header)})"
     positions = {}
     for name in COLUMNS:
         column = asked.get(name)
@@ -265,19 +299,13 @@ def _column_positions(table: _Table, asked: dict[str, str | None]) -> dict[str, 
             continue
         found = _positions_of(class_name(column or name), header)
         if len(found) > 1:
-            names = sorted({header[i] for i in found})
-            if len(names) == 1:
-                raise ValueError(f"{source} has the column {names[0]!r} {len(found)} times; expected it once")
-            raise ValueError(
-                f"{source} has several columns that may hold the {name}: {', '.join(names)}; give one of them the name "
-                f"{name}"
-            )
+            _refuse_several(table, name, found)
         if found:
             positions[name] = found[0]
         elif column is not None:
-            raise ValueError(f"{source} has no column {column!r} for {name}= {has}")
+            raise ValueError(_no_column(table, name, column))
         elif name in ("image", "label"):
-            text = f"{source} has no column {name!r} {has}; expected image and label"
+            text = f"{source} has no column {name!r} {_has(header)}; expected image and label"
             if len(header) == 1:
                 text += ", separated by commas, semicolons, tabs or bars"
             if any(suffix_of(cell) in IMAGE_SUFFIXES for cell in header):
@@ -290,6 +318,34 @@ def _column_positions(table: _Table, asked: dict[str, str | None]) -> dict[str, 
         if not all(value in SPLIT_NAMES for value in values) or "train" not in map(SPLIT_NAMES.get, values):
             del positions["split"]
     return positions
+
+
+def _position_of(table: _Table, kind: str, column: str) -> int:
+    """Return the position of a column that was asked for."""
+    found = _positions_of(class_name(column), table.header)
+    if not found:
+        raise ValueError(_no_column(table, kind, column))
+    if len(found) > 1:
+        _refuse_several(table, kind, found)
+    return found[0]
+
+
+def _no_column(table: _Table, kind: str, column: str) -> str:
+    return f"{table.source} has no column {column!r} for {kind}= {_has(table.header)}"
+
+
+def _has(header: list[str]) -> str:
+    return f"(it has: {', '.join(name or 'one without a name' for name in header)})"
+
+
+def _refuse_several(table: _Table, kind: str, found: list[int]) -> None:
+    names = sorted({table.header[i] for i in found})
+    if len(names) == 1:
+        raise ValueError(f"{table.source} has the column {names[0]!r} {len(found)} times; expected it once")
+    raise ValueError(
+        f"{table.source} has several columns that may hold the {kind}: {', '.join(names)}; give one of them the name "
+        f"{kind}"
+    )
 
 
 def _note_columns(table: _Table, positions: dict[str, int]) -> list[str]:
@@ -334,7 +390,14 @@ def _drop_repeated(table: _Table, columns: dict[str, list], cells: list[str]) ->
     ]
 
 
-def _convert(table: _Table, cells: list[str], function: Callable) -> list:
+def convert_cells(table, cells: list[str], function: Callable) -> list:
+    """Convert the cells of a column; an error says in which line.
+
+    Args:
+        table: as the function of :func:`read_columns` is given it.
+        cells: texts, one for each row.
+        function: from a text without what nobody sees to a value; raises ``ValueError``.
+    """
     values = []
     for line, cell in zip(table.lines, cells, strict=True):
         try:
@@ -354,10 +417,27 @@ def _split(cell: str) -> str:
 _AMBIGUOUS = r"[+-]?[1-9]\d{0,2},\d{3}"
 
 
-def _weight(cell: str) -> float:
+def cell_number(name: str, cell: str) -> float:
+    """Return the number in a cell, also with a decimal comma; NaN for anything else.
+
+    Args:
+        name: of the column, for the error.
+        cell: a text.
+
+    Raises:
+        ValueError: the number may be read in two ways, such as 1,500.
+
+    Example:
+        >>> cell_number("price", "1,5"), cell_number("price", "-")
+        (1.5, nan)
+    """
     if re.fullmatch(_AMBIGUOUS, cell):
-        raise ValueError(f"weight is {cell!r}; write {float(cell.replace(',', '.'))} or {int(cell.replace(',', ''))}")
-    weight = _number(cell)
+        raise ValueError(f"{name} is {cell!r}; write {float(cell.replace(',', '.'))} or {int(cell.replace(',', ''))}")
+    return _number(cell)
+
+
+def _weight(cell: str) -> float:
+    weight = cell_number("weight", cell)
     # False for NaN too. Weights are used as 32-bit floats, of which the largest is 3.4e38.
     if not 0 <= weight < 3e38:
         raise ValueError(f"weight is {cell!r}; expected a number of 0 or more")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from thaw._files import LOCK, cache_root, explain_disk_error, lock_run
 from thaw.features.disk_budget import SHARD_INDEX, DiskBudget, shards_in, tables_in
-from thaw.features.store import ACTIVATIONS
+from thaw.features.store import ACTIVATIONS, JUDGED, QUANTIZED
 
 DECODED = "decoded"  # folder of the decoded images in the cache folder
 ISOLATED = "compare-"  # prefix of the isolated caches in the cache folder
@@ -120,7 +120,7 @@ def list_cache(cache_dir=None):
         cache_dir: the cache folder. Default: ``$THAW_CACHE``, else ``$XDG_CACHE_HOME/thaw``, else ``~/.cache/thaw``.
 
     Returns:
-        A list of dicts, the least recently used first: ``what`` (``"activations"``, ``"decoded"`` or
+        A list of dicts, the least recently used first: ``what`` (``"activations"``, ``"decoded"``, ``"quantized"`` or
         ``"comparison"``), ``about`` (dict: the model, the image size, whether it is ``in_use`` ...), ``description``
         (human-readable), ``examples``, ``rows`` (all versions of them), ``bytes``, ``last_used`` (UTC, ISO 8601),
         ``path``.
@@ -133,7 +133,7 @@ def list_cache(cache_dir=None):
     """
     root = cache_root(cache_dir)
     with _explain_errors(root):
-        rows = [*_list_features(root), *_list_decoded(root), *_list_isolated(root)]
+        rows = [*_list_features(root), *_list_decoded(root), *_list_quantized(root), *_list_isolated(root)]
     return sorted(rows, key=lambda row: (row["last_used"], row["path"]))
 
 
@@ -167,8 +167,12 @@ def _clear(root):
     for table in disk.tables():
         size = sum(length for _, length, _ in shards_in(table))
         freed += size if disk.remove(table) else 0
-    for note in disk.folder.glob("*.runtime"):  # which runtime was the fastest for a prefix
-        note.unlink(missing_ok=True)
+    for kind in ("runtime", JUDGED):  # which runtime was the fastest for a prefix, and how int8 was judged
+        for note in disk.folder.glob(f"*.{kind}"):
+            note.unlink(missing_ok=True)
+    for network in disk.folder.glob(f"*.{QUANTIZED}"):
+        freed += network.stat().st_size
+        network.unlink(missing_ok=True)
     for file, _, stat in _decoded_files(root):
         file.unlink(missing_ok=True)
         freed += stat.st_size
@@ -224,6 +228,22 @@ def _list_decoded(root):
             "last_used": _iso_time(max(max(stat.st_mtime, stat.st_atime) for stat in stats)),
             "path": str(root / DECODED),
         }
+
+
+def _list_quantized(root):
+    for network in (root / ACTIVATIONS).glob(f"*.{QUANTIZED}"):
+        with contextlib.suppress(FileNotFoundError):  # just removed
+            stat = network.stat()
+            yield {
+                "what": "quantized",
+                "about": {},
+                "description": "frozen layers in int8",
+                "examples": 0,
+                "rows": 0,
+                "bytes": stat.st_size,
+                "last_used": _iso_time(max(stat.st_mtime, stat.st_atime)),
+                "path": str(network),
+            }
 
 
 def _list_isolated(root):

@@ -2,8 +2,9 @@
 
 Cached features are found again by two keys. The key of a table is made of everything that its rows have in common: the
 prefix (layers, weights and wiring), shapes and types of the inputs, the dtype of the cache, the runtime, the batch
-size, the versions of the libraries, and whether there is a GPU. The key of a row in it is the content of the example,
-and how it is loaded and augmented, with the number of the version. Where a part has no name that would hold in another
+size, the versions of the libraries, and whether there is a GPU; in int8 also the digest of the quantized network, whose
+ranges an earlier run may have measured on other data. The key of a row in it is the content of the example, and how it
+is loaded and augmented, with the number of the version. Where a part has no name that would hold in another
 run, a number drawn for this run takes its place, and ``fine_tune`` removes the table at its end.
 """
 
@@ -21,13 +22,23 @@ import numpy as np
 
 from thaw.data.dataset import Dataset
 from thaw.features.fingerprint import fingerprint_model
-from thaw.features.inference import MIN_EXAMPLES_TO_CONVERT, inference_runner, model_operations
+from thaw.features.inference import INT8, MIN_EXAMPLES_TO_CONVERT, inference_runner, model_operations
+from thaw.features.int8 import (
+    CALIBRATION_EXAMPLES,
+    JUDGED_EXAMPLES,
+    CannotQuantize,
+    judge_runner,
+    quantize,
+    targets_to_judge,
+)
+from thaw.features.store import JUDGED, QUANTIZED
 from thaw.models.stages import stages_of
 
 # Floating-point operations of a batch, about 50 ms; with fewer, which runtime is faster would be a matter of chance.
 MIN_BATCH_OPERATIONS_TO_CONVERT = 1e9
 MAX_BLOCK_BYTES = 256e6  # of inputs that are copied into memory at a time
-RUNTIMES = {"tensorflow": "TensorFlow", "openvino": "OpenVINO"}
+RUNTIMES = {"tensorflow": "TensorFlow", "openvino": "OpenVINO"}  # those that may be chosen
+RUNTIME_NAMES = RUNTIMES | {INT8: "OpenVINO with 8-bit integers"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +134,19 @@ class CutPoint:
         return cls(tensors, fingerprint, tuple(outputs), reusable is not None, about)
 
 
+def check_runtime(runtime):
+    """Refuse an unknown runtime.
+
+    Args:
+        runtime: as for :func:`thaw.precompute`.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    if runtime not in ("auto", *RUNTIME_NAMES):
+        raise ValueError(f"runtime={runtime!r}; expected one of auto, {', '.join(RUNTIME_NAMES)}.")
+
+
 class FeatureExtraction:
     """Compute the missing features of some datasets in one pass.
 
@@ -133,6 +157,7 @@ class FeatureExtraction:
         cache_dtype: ``"float32"`` or ``"float16"``.
         run_id: string that is part of names that hold for this run only.
         runtimes: dict from fingerprint to the runtime that was chosen earlier in the run.
+        runtime: ``"auto"``, or the runtime that was asked for. Default ``"auto"``.
 
     Attributes:
         runtimes: the same with the choices of this pass.
@@ -140,8 +165,9 @@ class FeatureExtraction:
         notes: sentences about damage and about the runtime.
     """
 
-    def __init__(self, cache, parts, batch_size, cache_dtype, run_id, runtimes=()):
-        self.cache, self.parts, self.batch_size = cache, parts, batch_size
+    def __init__(self, cache, parts, batch_size, cache_dtype, run_id, runtimes=(), *, runtime="auto"):
+        check_runtime(runtime)
+        self.cache, self.parts, self.batch_size, self.runtime = cache, parts, batch_size, runtime
         self.cache_dtype, self.run_id = cache_dtype, run_id
         self.runtimes, self.private_folders, self.notes = dict(runtimes), set(), cache.notes
         inputs = parts[0].dataset.replace(y=None, sample_weight=None)
@@ -155,8 +181,21 @@ class FeatureExtraction:
         """Return the runner of the prefix in the runtime chosen for its cut points.
 
         The choice is made once by measuring, and then stands on this machine: another runtime gives other last bits,
-        and measured times vary. A prefix without a fingerprint stays in TensorFlow.
+        and measured times vary. A prefix without a fingerprint stays in TensorFlow. A runtime that was asked for is
+        taken; int8, for a prefix that has the tensors of all cut points, where it can be, and decides as float32 does.
         """
+        if self.runtime == INT8 and self.runtimes.get(cuts[0].fingerprint) not in RUNTIMES:
+            try:
+                runner = self._int8_runner(prefix, cuts)
+                self.runtimes |= {cut.fingerprint: runner.identity for cut in cuts}
+                return runner
+            except CannotQuantize as reason:
+                self.notes.append(f"int8 is not used, but float32: {reason}")
+        elif self.runtime in RUNTIMES:
+            return inference_runner(prefix, self.batch_size, runtime=self.runtime)
+        return self._measured_runner(prefix, cuts)
+
+    def _measured_runner(self, prefix, cuts):
         total = sum(part.ids.shape[0] * part.ids.shape[1] for part in self.parts)
         if (
             total < MIN_EXAMPLES_TO_CONVERT
@@ -164,7 +203,8 @@ class FeatureExtraction:
             or not all(cut.is_reusable for cut in cuts)
         ):
             return inference_runner(prefix, self.batch_size, runtime="tensorflow")
-        name = self.runtimes.get(cuts[0].fingerprint) or self._recorded_runtime(cuts[0])
+        name = self.runtimes.get(cuts[0].fingerprint)
+        name = name if name in RUNTIMES else self._recorded_runtime(cuts[0])
         runner = None
         if name is None:
             # Without the number of examples: the choice also holds when there will be more.
@@ -183,6 +223,40 @@ class FeatureExtraction:
             return _FallbackRunner(model, self.batch_size, name, self.notes)
         except ImportError:  # OpenVINO was installed when it was chosen, and is not now
             return inference_runner(model, self.batch_size, runtime="tensorflow")
+
+    def _int8_runner(self, model, cuts):
+        """Return the runner of a model in int8, calibrated and judged now or earlier."""
+        if not all(cut.is_reusable for cut in cuts):
+            raise CannotQuantize("the frozen layers have code of your own, which may change under the same name.")
+        identity = self.runtimes.get(cuts[0].fingerprint)
+        if identity is not None and not self.missing_bytes(self.table(cuts[0], identity)):
+            return _ComputedEarlier(identity)  # in one pass with an earlier phase
+        train, *others = self.parts
+        judged = others[0] if others else train
+        rows = np.random.default_rng(0).permutation(len(train.dataset))
+        calibrated = rows[: min(CALIBRATION_EXAMPLES, len(rows) if others else len(rows) // 2)]
+        rows = np.random.default_rng(0).permutation(len(judged.dataset)) if others else rows[len(calibrated) :]
+        rows = rows[: JUDGED_EXAMPLES[-1]]
+        y = targets_to_judge(judged.dataset, rows)
+        inputs = str(self._input_key())
+        key = f"{fingerprint_model(model)} {inputs} {self.batch_size} {_machine()}"
+        network = quantize(
+            model,
+            lambda: train.batches(self.batch_size, None, np.sort(calibrated)),
+            self.batch_size,
+            self.cache.folder / f"{_digest(key)}.{QUANTIZED}",
+            self.notes,
+        )
+        runner = inference_runner(model, self.batch_size, runtime=INT8, quantized=network)
+        content = judged.ids[0][rows].tobytes() + y.tobytes()
+        name = _digest(f"{runner.identity} {len(cuts[0].outputs)} {hashlib.sha256(content).hexdigest()}")
+        file = self.cache.folder / f"{name}.{JUDGED}" if judged.is_reusable else None
+        exact = lambda: self._measured_runner(model, cuts)  # noqa: E731
+        judgement = judge_runner(runner, exact, len(cuts[0].outputs), judged, rows, y, file)
+        if not judgement.is_accepted:
+            raise CannotQuantize(f"{judgement}.")
+        self.notes.append(f"int8 is used: {judgement}. The finished model computes in float32.")
+        return runner
 
     def _recorded_runtime(self, cut, name=None):
         """Return the runtime recorded in the cache for a cut point; ``name`` is recorded where there is none."""
@@ -204,15 +278,18 @@ class FeatureExtraction:
             return name
         return recorded if recorded in RUNTIMES else name
 
-    def table(self, cut, runtime):
-        """Open the table of the features at a cut point."""
+    def _input_key(self):
         import keras
 
-        inputs = [(t.dtype.name, tuple(t.shape[1:])) for t in keras.tree.flatten(self.input_spec)]
+        return [(t.dtype.name, tuple(t.shape[1:])) for t in keras.tree.flatten(self.input_spec)]
+
+    def table(self, cut, runtime):
+        """Open the table of the features at a cut point; ``runtime`` is the identity of a runner."""
+        inputs = self._input_key()
         is_reusable = cut.is_reusable and all(part.is_reusable for part in self.parts)
         key = f"{cut.fingerprint} {inputs} {self.cache_dtype} {runtime} {self.batch_size} {_machine()}"
         tensors = [(tuple(t.shape[1:]), self._cached_dtype(t.dtype)) for t in cut.outputs]
-        about = {"runtime": runtime, "cache_dtype": self.cache_dtype, "tensors": [str(t) for t in tensors]}
+        about = {"runtime": runtime.split()[0], "cache_dtype": self.cache_dtype, "tensors": [str(t) for t in tensors]}
         table = self.cache.table(_digest(f"{key} {'' if is_reusable else self.run_id}"), cut.about | about, tensors)
         if not is_reusable:
             self.private_folders.add(table.folder)
@@ -278,11 +355,22 @@ class FeatureExtraction:
         return cast
 
 
+class _ComputedEarlier:
+    """Stand in place of a runner whose features are all in the cache."""
+
+    def __init__(self, identity):
+        self.name, self.identity = INT8, identity
+
+    def __call__(self, x):
+        raise OSError("features of an earlier phase have just been removed from the cache")
+
+
 class _FallbackRunner:
     """Run a model in the chosen runtime; in TensorFlow, with a note, where that runtime cannot run this model."""
 
     def __init__(self, model, batch_size, name, notes):
-        self.name, self._model, self._batch_size, self._notes = name, model, batch_size, notes
+        self.name = self.identity = name
+        self._model, self._batch_size, self._notes = model, batch_size, notes
         self._runner = inference_runner(model, batch_size, runtime=name)
 
     def __call__(self, x):

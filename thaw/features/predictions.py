@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from thaw._validation import as_int, as_seed, check_model
@@ -9,9 +11,12 @@ from thaw.data.augmentation import count_flips, flipped
 from thaw.data.conversion import as_dataset
 from thaw.features.inference import inference_runner
 from thaw.metrics.classification import classification_metrics
+from thaw.metrics.multilabel import multilabel_metrics
+from thaw.metrics.regression import regression_metrics
 from thaw.models.heads import output_activation
 from thaw.models.inputs import check_inputs
 from thaw.models.state import preserve_variables, state_variables
+from thaw.targets import MultiLabel
 from thaw.tasks import class_numbers
 
 MIN_PROBABILITY = 1e-7  # so that the logarithm is finite
@@ -79,6 +84,31 @@ def predict_proba_with_labels(model, x, y=None, *, batch_size=32, runtime="auto"
         >>> y.tolist(), p[0].tolist()
         ([0, 1, 1], [0.5, 0.5])
     """
+    y, p = predict_with_targets(
+        model, x, y, convert=as_probabilities, batch_size=batch_size, runtime=runtime, views=views, flips=flips
+    )
+    return class_numbers(y, p.shape[1]), p
+
+
+def predict_with_targets(model, x, y, *, convert, batch_size, runtime="auto", views=1, flips="horizontal"):
+    """Predict in one pass with the targets, as they are.
+
+    Args:
+        model: as in :func:`predict_proba`.
+        x: as in :func:`predict_proba_with_labels`.
+        y: as in :func:`predict_proba_with_labels`.
+        convert: function from the model and its output to predictions, such as :func:`as_probabilities`.
+        batch_size: as in :func:`predict_proba_with_labels`.
+        runtime: as in :func:`predict_proba_with_labels`.
+        views: as in :func:`predict_proba`.
+        flips: as in :func:`predict_proba`.
+
+    Returns:
+        ``(y, predictions)``, both with ``n`` rows.
+
+    Raises:
+        ValueError: as in :func:`predict_proba_with_labels`.
+    """
     check_model(model)
     dataset = as_dataset(x, y, labelled=True)
     labels = []
@@ -89,21 +119,26 @@ def predict_proba_with_labels(model, x, y=None, *, batch_size=32, runtime="auto"
             yield batch[0]
 
     examples = None if runtime == "tensorflow" else _example_count(dataset, batch_size)
-    p = batch_probabilities(model, inputs(), examples=examples, views=views, flips=flips)
+    p = batch_probabilities(model, inputs(), examples=examples, views=views, flips=flips, convert=convert)
     y = np.concatenate(labels)
     if y.shape[:1] != (len(p),):
         raise ValueError(f"There are labels of shape {y.shape} for {len(p)} examples; expected one for each.")
-    return class_numbers(y, p.shape[1]), p
+    return y, p
 
 
-def evaluate(model, x, y=None, *, labels=None, batch_size=32, seed=0, views=1, flips="horizontal"):
-    """Evaluate a classifier on labelled data; the model is bit-identical afterwards.
+def evaluate(
+    model, x, y=None, *, labels=None, task=None, spread=None, batch_size=32, seed=0, views=1, flips="horizontal"
+):
+    """Evaluate a model on labelled data; the model is bit-identical afterwards.
 
     Args:
         model: a ``keras.Model`` that ends in a softmax, in logits, or in one sigmoid unit; compiled or not.
         x: inputs, as :func:`thaw.as_dataset` takes them, or a :class:`thaw.Dataset` or a stream with labels.
         y: labels, one class for each example. Default ``None``: in ``x``.
         labels: names of the classes in the order of their numbers. Default ``None``: ``"0"``, ``"1"`` …
+        task: :class:`thaw.targets.MultiLabel` or :class:`thaw.targets.Regression`, whose targets are rows of numbers.
+            Default ``None``: one class for each example.
+        spread: of predicted numbers, from :func:`thaw.metrics.residual_spread` of other examples. Default ``None``.
         batch_size: examples in a batch; a stream keeps its own. Default 32.
         seed: seed of the bootstrap behind the intervals. Default 0.
         views: number of versions of each image whose probabilities are averaged, as in
@@ -111,7 +146,8 @@ def evaluate(model, x, y=None, *, labels=None, batch_size=32, seed=0, views=1, f
         flips: which flips: ``"horizontal"`` (default), ``"vertical"``, ``"both"`` or ``"none"``.
 
     Returns:
-        The result of :func:`thaw.metrics.classification_metrics`; with more than one view also ``views``.
+        The result of :func:`thaw.metrics.classification_metrics`, :func:`thaw.metrics.multilabel_metrics` or
+        :func:`thaw.metrics.regression_metrics`; with more than one view also ``views``.
 
     Raises:
         ValueError: data or a model that cannot be evaluated; the message says what was expected.
@@ -125,11 +161,59 @@ def evaluate(model, x, y=None, *, labels=None, batch_size=32, seed=0, views=1, f
         0.75
     """
     as_seed(seed)
+    if task is not None and task.activation != "softmax":
+        y, p = predict_targets(model, x, y, task=task, batch_size=batch_size, views=views, flips=flips)
+        found = {"views": views} if views > 1 else {}
+        if isinstance(task, MultiLabel):
+            return found | multilabel_metrics(y, p, labels=task.labels, thresholds=task.thresholds, seed=seed)
+        options = {"spread": spread, "levels": task.levels, "seed": seed}
+        return found | regression_metrics(y, p, targets=task.targets, **options)
+    labels = labels if task is None else task.labels
     y, p = predict_proba_with_labels(model, x, y, batch_size=batch_size, views=views, flips=flips)
     return ({"views": views} if views > 1 else {}) | classification_metrics(y, p, labels=labels, seed=seed)
 
 
-def batch_probabilities(model, batches, examples=None, *, views=1, flips="horizontal"):
+def predict_targets(model, x, y=None, *, task, batch_size=32, runtime="auto", views=1, flips="horizontal"):
+    """Predict several labels, or numbers, in one pass with the targets.
+
+    Args:
+        model: a ``keras.Model`` that ends in a sigmoid unit or a logit for each label, or in a number for each target.
+        x: inputs, or a :class:`thaw.Dataset` or a stream with targets.
+        y: targets, as the task encodes them. Default ``None``: in ``x``.
+        task: :class:`thaw.targets.MultiLabel` or :class:`thaw.targets.Regression`.
+        batch_size: examples in a batch; a stream keeps its own. Default 32.
+        runtime: as in :func:`predict_proba_with_labels`.
+        views: as in :func:`predict_proba`.
+        flips: as in :func:`predict_proba`.
+
+    Returns:
+        ``(y, predictions)``, both ``(n, task.units)``.
+
+    Raises:
+        ValueError: targets that are not those of the task, or a model that puts out something else, or NaN.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from thaw.features.predictions import predict_targets
+        >>> from thaw.targets import MultiLabel
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "sigmoid")])
+        >>> predict_targets(model, np.zeros((1, 2)), [[1, 0]], task=MultiLabel(["a", "b"]))[1].tolist()
+        [[0.5, 0.5]]
+    """
+    y, p = predict_with_targets(
+        model,
+        x,
+        y,
+        convert=functools.partial(as_targets, task=task),
+        batch_size=batch_size,
+        runtime=runtime,
+        views=views,
+        flips=flips,
+    )
+    return task.encode(y), p
+
+
+def batch_probabilities(model, batches, examples=None, *, views=1, flips="horizontal", convert=None):
     """Predict the probability of each class for batches of inputs.
 
     Args:
@@ -140,9 +224,10 @@ def batch_probabilities(model, batches, examples=None, *, views=1, flips="horizo
             (:func:`thaw.features.inference.inference_runner`). Default ``None``: unknown, computed in TensorFlow.
         views: as in :func:`predict_proba`.
         flips: as in :func:`predict_proba`.
+        convert: function from the model and its output to predictions. Default ``None``: :func:`as_probabilities`.
 
     Returns:
-        Float64 array ``(n, classes)`` whose rows sum to 1.
+        Float64 array ``(n, classes)`` whose rows sum to 1; or what ``convert`` returns, the mean over views.
 
     Raises:
         ValueError: no inputs, or a model that does not put out one score for each class, or NaN; or as in
@@ -162,7 +247,7 @@ def batch_probabilities(model, batches, examples=None, *, views=1, flips="horizo
         rows = list(_outputs(model, batches, examples))
     if not rows:
         raise ValueError("There are no inputs; expected at least one batch.")
-    p = as_probabilities(model, np.concatenate(rows))
+    p = (convert or as_probabilities)(model, np.concatenate(rows))
     if views == 1:
         return p
     # The versions of a batch come one after another.
@@ -203,14 +288,9 @@ def as_probabilities(model, output):
             f"{model.name} puts out shape {output.shape[1:]} for one input; expected a score for each class. "
             "Put a head on it: attach_head(model, classes)."
         )
-    broken = int((~np.isfinite(output)).any(axis=1).sum())
-    if broken:
-        raise ValueError(
-            f"{model.name} puts out NaN or infinity for {broken} of {len(output)} inputs; expected numbers. "
-            "Its weights may be damaged: load an earlier model."
-        )
+    _refuse_broken(model, output)
     activation, is_single = output_activation(model), output.shape[1] == 1
-    if activation == "other":
+    if activation in ("other", "rescaled"):
         activation = _guess_activation(output)
     if activation == "sigmoid" and not is_single:
         raise ValueError(
@@ -227,6 +307,44 @@ def as_probabilities(model, output):
     elif is_single:
         output = np.concatenate([1 - output, output], axis=1)
     return output / output.sum(axis=1, keepdims=True)  # half precision does not sum to 1 by itself
+
+
+def as_targets(model, output, *, task):
+    """Convert the output of a model into the probability of each label, or into numbers.
+
+    Args:
+        model: a ``keras.Model``. A linear layer puts out the logits of labels.
+        output: its output, float64 ``(n, task.units)``.
+        task: as in :func:`predict_targets`.
+
+    Returns:
+        Float64 array ``(n, task.units)``.
+
+    Raises:
+        ValueError: another shape, no probabilities, or NaN.
+    """
+    if output.ndim != 2 or output.shape[1] != task.units:
+        raise ValueError(
+            f"{model.name} puts out shape {output.shape[1:]} for one input; expected {task.units} numbers. Put a head "
+            "on it: attach_head(model, task)."
+        )
+    _refuse_broken(model, output)
+    if task.activation == "linear":
+        return output
+    if output_activation(model) == "logits":
+        return 0.5 + 0.5 * np.tanh(output / 2)
+    if output.min() < 0 or output.max() > 1 or output_activation(model) == "softmax":
+        raise ValueError(f"{model.name} does not end in sigmoid units; expected a probability for each label.")
+    return output
+
+
+def _refuse_broken(model, output):
+    broken = int((~np.isfinite(output)).any(axis=1).sum())
+    if broken:
+        raise ValueError(
+            f"{model.name} puts out NaN or infinity for {broken} of {len(output)} inputs; expected numbers. "
+            "Its weights may be damaged: load an earlier model."
+        )
 
 
 def log_proba(model, output):

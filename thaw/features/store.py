@@ -22,6 +22,7 @@ SHARD_OVERHEAD_BYTES = 4096  # headers of the files, and shard.json
 MAX_COMMIT_ATTEMPTS = 8
 CANNOT_WRITE = "the feature cache cannot be written"
 ACTIVATIONS = "activations"  # folder of the feature cache in the cache folder
+QUANTIZED, JUDGED = "quantized", "judged"  # extensions of files in it: a network in int8, and how it was judged
 
 
 class FeatureCache:

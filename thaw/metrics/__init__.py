@@ -6,8 +6,12 @@ __getattr__, __dir__, __all__ = namespace(
     __name__,
     {
         "Estimate": "thaw.metrics.intervals",
+        "best_thresholds": "thaw.metrics.multilabel",
         "binomial_interval": "thaw.metrics.intervals",
         "bootstrap": "thaw.metrics.intervals",
         "classification_metrics": "thaw.metrics.classification",
+        "multilabel_metrics": "thaw.metrics.multilabel",
+        "regression_metrics": "thaw.metrics.regression",
+        "residual_spread": "thaw.metrics.regression",
     },
 )

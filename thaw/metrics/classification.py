@@ -6,13 +6,11 @@ import math
 
 import numpy as np
 
-from thaw.metrics.intervals import MAX_NUMBERS_IN_BLOCK, Estimate, binomial_interval, bootstrap
+from thaw.metrics.intervals import Estimate, binomial_interval, estimate_rows, mean_of_known, number_counts
 
 HEADLINES = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error")
-RESAMPLES = 1000
 CALIBRATION_BINS = 15
 MIN_PROBABILITY = 1e-7  # below it, the log loss is clipped
-MAX_UNDEFINED_RESAMPLES = 0.05  # proportion without a class, and so without a metric, that an interval may leave out
 MAX_RANKED_SCORES = 500_000  # examples times classes; above it the interval of the AUC takes minutes
 
 
@@ -57,7 +55,7 @@ def classification_metrics(y, p, *, labels=None, seed=0):
     y, p, labels = _checked(y, p, labels)
     n, k = p.shape
     absent = [labels[c] for c in range(k) if c not in y]
-    estimates = dict(zip(HEADLINES, _estimates(y, p, seed)))
+    estimates = dict(zip(HEADLINES, estimate_rows(_metrics_of_rows(y, p), n, width=n + k * k, seed=seed)))
     estimates["calibration_error"] = Estimate(
         _calibration_error(y, p), reason="the coverage of its bootstrap is below nominal"
     )
@@ -116,25 +114,6 @@ def _checked(y, p, labels):
     return y.astype(np.int64), p, labels
 
 
-def _estimates(y, p, seed):
-    """Estimate the headline metrics but the calibration error."""
-    n = len(y)
-    metrics = _metrics_of_rows(y, p)
-    if n < 2:
-        values = metrics(np.arange(n)[None])[0]
-        return [Estimate(_none_if_nan(value), reason="one example allows no interval") for value in values]
-    estimates = bootstrap(
-        metrics,
-        np.arange(n),
-        resamples=RESAMPLES,
-        max_undefined=MAX_UNDEFINED_RESAMPLES,
-        block=max(2, MAX_NUMBERS_IN_BLOCK // (n + p.shape[1] ** 2)),
-        seed=seed,
-    )
-    reason = "too few examples of a class for an interval"
-    return [Estimate(e.value, reason=reason) if e.low is None else e for e in estimates]
-
-
 def _metrics_of_rows(y, p):
     """Return a function from resampled row numbers ``(resamples, n)`` to the metrics ``(resamples, 5)``.
 
@@ -156,14 +135,14 @@ def _metrics_of_rows(y, p):
         return [_auc(rows, *_ranking(y == c, p[:, c])) for c in ranked]
 
     def metrics(rows):
-        confusion = _counts(cell[rows], k * k).reshape(*rows.shape[:-1], k, k)
+        confusion = number_counts(cell[rows], k * k).reshape(*rows.shape[:-1], k, k)
         _, recall, f1 = _precision_recall_f1(confusion)
         return np.stack(
             [
                 np.trace(confusion, axis1=-2, axis2=-1) / n,
-                _nanmean(recall),
-                _nanmean(f1),
-                _nanmean(np.stack(areas(rows), axis=-1)),
+                mean_of_known(recall),
+                mean_of_known(f1),
+                mean_of_known(np.stack(areas(rows), axis=-1)),
                 log_loss[rows].mean(axis=-1),
             ],
             axis=-1,
@@ -177,13 +156,6 @@ def _calibration_error(y, p):
     confidence = p.max(axis=1)
     bins = np.minimum(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, CALIBRATION_BINS - 1)
     return float(np.abs(np.bincount(bins, (p.argmax(axis=1) == y) - confidence)).sum() / len(y))
-
-
-def _counts(numbers, size):
-    """``bincount`` along the last axis."""
-    rows = numbers.reshape(-1, numbers.shape[-1])
-    flat = (rows + size * np.arange(len(rows))[:, None]).ravel()
-    return np.bincount(flat, minlength=size * len(rows)).reshape(*numbers.shape[:-1], size)
 
 
 def _precision_recall_f1(confusion):
@@ -202,19 +174,12 @@ def _ranking(positive, score):
 
 def _auc(rows, positive, rank, ranks):
     """Proportion of (positive, negative) pairs in the right order, ties counting half (Mann and Whitney 1947)."""
-    both = _counts(2 * rank[rows] + positive[rows], 2 * ranks)
+    both = number_counts(2 * rank[rows] + positive[rows], 2 * ranks)
     positives, negatives = both[..., 1::2], both[..., 0::2]
     below = np.cumsum(negatives, axis=-1) - negatives / 2
     pairs = positives.sum(axis=-1) * negatives.sum(axis=-1)
     with np.errstate(invalid="ignore"):
         return (positives * below).sum(axis=-1) / np.where(pairs, pairs, np.nan)
-
-
-def _nanmean(values):
-    """Mean over the last axis without its NaNs; NaN, without a warning, where nothing is left."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)
 
 
 def _none_if_nan(value):

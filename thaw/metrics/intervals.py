@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 
 RESAMPLES = 2000
+RESAMPLES_OF_ROWS = 1000
+MAX_UNDEFINED_RESAMPLES = 0.05  # proportion without a class, and so without a metric, that an interval may leave out
 MAX_NUMBERS_IN_BLOCK = 2_000_000  # resampled at a time, so that memory stays small
 
 
@@ -138,3 +140,71 @@ def _percentile_interval(value, drawn, max_undefined):
         return Estimate(value)
     low, high = np.quantile(defined, (0.025, 0.975))
     return Estimate(value, float(low), float(high))
+
+
+def estimate_rows(metrics, n, *, width, seed=0, reason="too few examples of a class for an interval"):
+    """Estimate several metrics of the same examples by one bootstrap.
+
+    Args:
+        metrics: function from row numbers ``(resamples, n)`` to the metrics ``(resamples, k)``; NaN where one is not
+            defined.
+        n: number of examples.
+        width: numbers that the function computes for each resample, so that memory stays small.
+        seed: seed of the resampling. Default 0.
+        reason: of an estimate without an interval, as part of a sentence.
+
+    Returns:
+        A list of ``k`` :class:`Estimate`. A metric that more than 5 % of the resamples lack has no interval.
+
+    Example:
+        >>> import numpy as np
+        >>> from thaw.metrics.intervals import estimate_rows
+        >>> right = np.array([1.0, 1.0, 0.0, 1.0])
+        >>> print(estimate_rows(lambda rows: right[rows].mean(axis=-1)[..., None], 4, width=4)[0])
+        0.750 (0.25 to 1)
+    """
+    if n < 2:
+        values = metrics(np.arange(n)[None])[0]
+        values = [float(value) if np.isfinite(value) else None for value in values]
+        return [Estimate(value, reason="one example allows no interval") for value in values]
+    estimates = bootstrap(
+        metrics,
+        np.arange(n),
+        resamples=RESAMPLES_OF_ROWS,
+        max_undefined=MAX_UNDEFINED_RESAMPLES,
+        block=max(2, MAX_NUMBERS_IN_BLOCK // width),
+        seed=seed,
+    )
+    return [Estimate(e.value, reason=reason) if e.low is None else e for e in estimates]
+
+
+def number_counts(numbers, size):
+    """Count how often each number occurs along the last axis: ``bincount`` of many rows at once.
+
+    Args:
+        numbers: ``(..., n)`` whole numbers from 0.
+        size: number of different ones.
+
+    Returns:
+        ``(..., size)`` int64.
+
+    Example:
+        >>> import numpy as np
+        >>> from thaw.metrics.intervals import number_counts
+        >>> number_counts(np.array([[0, 1, 1], [2, 2, 2]]), 3).tolist()
+        [[1, 2, 0], [0, 0, 3]]
+    """
+    rows = numbers.reshape(-1, numbers.shape[-1])
+    flat = (rows + size * np.arange(len(rows))[:, None]).ravel()
+    return np.bincount(flat, minlength=size * len(rows)).reshape(*numbers.shape[:-1], size)
+
+
+def mean_of_known(values):
+    """Return the mean over the last axis without its NaNs; NaN, without a warning, where nothing is left.
+
+    Args:
+        values: ``(..., n)`` numbers.
+    """
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)

@@ -9,6 +9,8 @@ from thaw.models.loading import is_model_file, load_model_file
 from thaw.models.preprocessing import KINDS
 
 EMBEDDED = "efficientnet_lite0"
+EMBEDDED_TEXT = "minilm"
+TEXT_LENGTH = 128  # word pieces
 MIN_SIDE = 32  # pixels
 
 
@@ -17,19 +19,21 @@ class ScalingWarning(UserWarning):
 
 
 def backbone(name=EMBEDDED, *, weights="imagenet", head=False, input_shape=None, preprocessing="auto"):
-    """Load a pre-trained model from raw pixels to a feature map.
+    """Load a pre-trained model from raw pixels to a feature map, or from the word pieces of a text to a sequence.
 
-    Pixels are 0 to 255, in the order red, green, blue; the preprocessing is a part of the model.
+    Pixels are 0 to 255, in the order red, green, blue; the preprocessing is a part of the model. Texts are cut into
+    pieces before: :func:`thaw.data.text.load_text`.
 
     Args:
         name: ``"efficientnet_lite0"`` (default; its ImageNet weights come with the extras ``[cpu]`` and ``[gpu]``), a
             model of ``keras.applications`` such as ``"mobilenet_v2"`` (Keras downloads the weights), or the path of
-            your own ``.keras`` or ``.h5`` file, whose head is removed.
-        weights: ``"imagenet"`` (default), the path of a local file of weights, or ``None`` for random weights. Your own
-            model file contains its weights.
+            your own ``.keras`` or ``.h5`` file, whose head is removed. For English texts ``"minilm"``, which is
+            all-MiniLM-L6-v2 (:func:`thaw.models.minilm.minilm`).
+        weights: ``"imagenet"`` (default), which are the published ones for ``"minilm"`` too, the path of a local file
+            of weights, or ``None`` for random weights. Your own model file contains its weights.
         head: bool, keep the original head; default ``False``.
         input_shape: ``(height, width, 3)``; ``None`` (default) for 224 x 224, or the size that the model file or the
-            original head was made for.
+            original head was made for. For texts ``(length,)`` in pieces; ``None`` for 128.
         preprocessing: ``"auto"`` (default), or how the pixels are scaled: ``"none"``, ``"-1..1"``, ``"0..1"``,
             ``"caffe"``, ``"torch"``.
 
@@ -56,6 +60,8 @@ def backbone(name=EMBEDDED, *, weights="imagenet", head=False, input_shape=None,
         raise ValueError(f"preprocessing={preprocessing!r}; expected auto, {', '.join(KINDS)}.")
     if weights not in ("imagenet", None) and not Path(weights).is_file():
         raise FileNotFoundError(f'weights={str(weights)!r} is no file; expected "imagenet", None or a file of weights.')
+    if name == EMBEDDED_TEXT:
+        return _build_minilm(weights, head, input_shape, preprocessing)
     shape = None if input_shape is None else _check_shape(input_shape)
     # A bare word is a name, even if a folder is called like it.
     bare = isinstance(name, str) and name.isidentifier()
@@ -85,6 +91,20 @@ def _build_embedded(weights, head, shape, preprocessing):
     if weights in ("imagenet", None):
         return efficientnet_lite0(weights, head=head, input_shape=shape)
     return _load_into(lambda top: efficientnet_lite0(None, head=top, input_shape=shape), EMBEDDED, weights, head)
+
+
+def _build_minilm(weights, head, shape, preprocessing):
+    from thaw.models.minilm import minilm
+
+    if head or preprocessing != "auto":
+        given = "head=True" if head else f"preprocessing={preprocessing!r}"
+        raise ValueError(f"{EMBEDDED_TEXT} has no head of classes and takes the pieces of texts; leave {given} out.")
+    shape = (TEXT_LENGTH,) if shape is None else tuple(shape)
+    if len(shape) != 1:
+        raise ValueError(f"input_shape={shape}; {EMBEDDED_TEXT} takes texts of (length,) pieces, such as (128,).")
+    if weights in ("imagenet", None):
+        return minilm("published" if weights else None, length=shape[0])
+    return _load_into(lambda top: minilm(None, length=shape[0]), EMBEDDED_TEXT, weights, head)
 
 
 def _build_application(name, weights, head, shape, preprocessing):

@@ -373,6 +373,8 @@ def _copy_state(layer, copy):
         now.trainable = old.trainable
     for old, now in zip(sublayers(layer), sublayers(copy)):
         set_trainable_flag(now, trainable_flag(old))
+        if getattr(old, "lora_enabled", False):  # Keras builds Dense and Embedding again with an alpha of the rank
+            now.lora_alpha = old.lora_alpha
     if hasattr(layer, "save_assets"):
         with tempfile.TemporaryDirectory() as folder:
             layer.save_assets(folder)

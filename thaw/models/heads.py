@@ -2,18 +2,24 @@
 
 import warnings
 
+import numpy as np
+
 from thaw._keras import compile_settings, functional_graph, graph_nodes
 from thaw._validation import as_number, as_seed, check_model
+from thaw.models.activations import output_activation, output_rescaling
 from thaw.models.flat import open_model
 from thaw.models.stages import calls_of
-from thaw.models.taps import FEATURES, activation_of, pooling_layer, wide_features
+from thaw.models.taps import FEATURES, pooling_layer, wide_features
 from thaw.models.weighted_means import averaged_tensors
 from thaw.models.wide_heads import wide_head
-from thaw.tasks import Classification, Task
+from thaw.targets import MultiLabel, Regression
+from thaw.tasks import Classification, Task, loss_name
 
-# Operations that change no value, only the dtype or the name; and those that change only the shape.
-_NEUTRAL = ("Cast", "Identity", "StopGradient")
-_RESHAPING = ("Reshape", "Flatten", "Squeeze", "ExpandDims")
+# Losses of numbers: a linear layer under one of them predicts numbers, and no logits.
+NUMBER_LOSSES = (
+    *("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error"),
+    *("huber", "log_cosh"),
+)
 _HEAD_OPERATIONS = ("Mean", "Max", "Squeeze", "Reshape", "Softmax", "Sigmoid", "Cast")  # of keras.ops
 
 
@@ -28,6 +34,9 @@ def attach_head(backbone, task, *, features="last", dropout=None, pooling="avg",
     concatenated, standardized by the constants of a frozen ``BatchNormalization``, which begin at mean 0 and variance
     1, and clipped at plus and minus 5. It has up to 20 times the features of a narrow one: solve it, or train it at a
     rate that is as many times lower. The stages of the model are the same as with a narrow head.
+
+    Behind the dense layer of a standardized :class:`thaw.targets.Regression` a ``Rescaling`` puts its numbers back into
+    the units of the targets: the first prediction is their mean.
 
     The model is compiled with AdamW (weight decay 1e-4, gradients clipped at a global norm of 1), the loss and the
     metrics of the task. Call ``compile`` again for others.
@@ -68,6 +77,8 @@ def attach_head(backbone, task, *, features="last", dropout=None, pooling="avg",
     seed, task = as_seed(seed), task if isinstance(task, Task) else Classification.of(task)
     if features not in FEATURES:
         raise ValueError(f'features={features!r}; expected "last", "upper" or "all".')
+    if features != "last" and task.activation == "linear":
+        raise ValueError(f'features="{features}" is for classes and labels; of numbers a head reads "last".')
     if dropout is None:
         dropout = 0.2 if features == "last" else 0
     if not isinstance(as_number(dropout), (int, float)) or not 0 <= dropout < 1:
@@ -112,17 +123,21 @@ def attach_head(backbone, task, *, features="last", dropout=None, pooling="avg",
     predict = layers.Dense(
         task.units, activation=task.activation, kernel_initializer="zeros", dtype="float32", name="head_classes"
     )
-    model = keras.Model(inputs, predict(x), name=backbone.name)
+    outputs = predict(x)
+    if getattr(task, "deviation", None) is not None:
+        units = layers.Rescaling(list(task.deviation), list(task.mean), dtype="float32", name="head_units")
+        outputs = units(outputs)
+    model = keras.Model(inputs, outputs, name=backbone.name)
     compile_classifier(model, task)
     return model
 
 
 def compile_classifier(model, task):
-    """Compile a model that puts out probabilities for a task, as :func:`thaw.attach_head` does.
+    """Compile a model for a task, as :func:`thaw.attach_head` does.
 
     Args:
-        model: ``keras.Model``.
-        task: :class:`thaw.Task`, whose loss takes probabilities.
+        model: ``keras.Model`` that puts out probabilities, or for a :class:`thaw.targets.Regression` numbers.
+        task: :class:`thaw.Task`.
     """
     import keras
 
@@ -243,21 +258,23 @@ def last_units(model):
         >>> last_units(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
         '2 linear units'
     """
-    names = {"logits": "linear"}
+    names = {"logits": "linear", "rescaled": "linear"}
     activation = output_activation(model)
     units = model.outputs[0].shape[-1]
     return f"{units} {names.get(activation, activation)} unit{'' if units == 1 else 's'}"
 
 
 def task_of(model):
-    """Read the task of a model from its last layer.
+    """Read the task of a model from its last layer, and of a linear layer from its loss.
 
     Args:
         model: ``keras.Model``.
 
     Returns:
         :class:`thaw.Classification` with labels ``"0"``, ``"1"``, ... for a softmax, and with two for a single sigmoid
-        unit, which is the probability of class 1; ``None`` for anything else, logits included.
+        unit, which is the probability of class 1; :class:`thaw.targets.MultiLabel` for several sigmoid units;
+        :class:`thaw.targets.Regression` for numbers that are rescaled to their units, and for a linear layer that is
+        compiled with a loss of numbers; ``None`` for anything else, logits included.
 
     Example:
         >>> import keras
@@ -265,93 +282,23 @@ def task_of(model):
         >>> task_of(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Softmax()])).labels
         ('0', '1', '2')
     """
-    if not has_head(model):
+    import keras
+
+    activation = output_activation(model)
+    if activation == "other" or len(model.outputs[0].shape) != 2:
         return None
     units = int(model.outputs[0].shape[-1])
-    if output_activation(model) == "sigmoid":
-        return Classification.of(2) if units == 1 else None
-    return Classification.of(units) if units > 1 else None
-
-
-def output_activation(model):
-    """Return the activation behind the output of a model, read from its graph.
-
-    Looks through nested models, ``Activation("linear")``, ``Identity``, casts to another dtype, and reshaping that
-    leaves the last axis as it is. A softmax may be a layer, the ``activation`` of a layer, or ``keras.ops.softmax``.
-    The weighted mean of several probabilities (:func:`thaw.models.blend_models`) is what all of them are.
-
-    Args:
-        model: ``keras.Model``.
-
-    Returns:
-        ``"softmax"`` or ``"sigmoid"``; ``"logits"`` for a layer with weights and a linear activation; ``"other"`` for
-        anything else: several outputs, another last layer, a subclassed model, whose layers have no known order.
-
-    Example:
-        >>> import keras
-        >>> from thaw.models.heads import output_activation
-        >>> net = [keras.Input((4,)), keras.layers.Dense(2), keras.layers.Softmax()]
-        >>> output_activation(keras.Sequential(net)), output_activation(keras.Sequential(net[:2]))
-        ('softmax', 'logits')
-    """
-    if len(getattr(model, "outputs", None) or ()) > 1:
-        return "other"
-    return _activation_on(_from_output(model))
-
-
-def _activation_on(way):
-    """Return the activation that is found first on a way back from an output."""
-    from keras import layers
-
-    for operation, shape, before, averaged in way:
-        if averaged:
-            kinds = set(map(_activation_on, averaged))
-            return kinds.pop() if kinds in ({"softmax"}, {"sigmoid"}) else "other"
-        while isinstance(operation, (layers.TimeDistributed, layers.SpectralNormalization)):
-            operation = operation.layer
-        kind = type(operation).__name__
-        if kind in ("Softmax", "Sigmoid"):  # layers and keras.ops
-            last = (-1, 1) if len(shape) == 2 else (-1, len(shape) - 1)
-            return "other" if getattr(operation, "axis", -1) not in last else kind.lower()
-        activation = activation_of(operation)
-        if activation in ("softmax", "sigmoid"):
-            return activation
-        if activation == "linear" and not isinstance(operation, layers.Activation):
-            return "logits"
-        reshapes = kind in _RESHAPING and before is not None and before[-1] == shape[-1]
-        if activation != "linear" and kind not in _NEUTRAL and not reshapes:
-            return "other"
-    return "other"
-
-
-def _from_output(model, index=0):
-    """Yield what computes the output, back to the input, nested models opened, while there is one way.
-
-    Each is ``(operation, shape of its output, shape of its input, ways)``; shapes of a subclassed model are ``None``.
-    ``ways`` are those back from each of the tensors of a weighted mean; else empty.
-    """
-    import keras
-
-    nodes = graph_nodes(model)
-    if nodes is None:
-        yield model, None, None, ()
-        return
-    made_by = {id(t): node for node in nodes for t in node.output_tensors}
-    yield from _from_tensor(keras.tree.flatten(functional_graph(model).outputs)[index], made_by)
-
-
-def _from_tensor(tensor, made_by):
-    import keras
-
-    while not (node := made_by[id(tensor)]).is_input:
-        if isinstance(node.operation, keras.Model):
-            yield from _from_output(node.operation, [id(t) for t in node.output_tensors].index(id(tensor)))
-        else:
-            averaged = [_from_tensor(t, made_by) for t in averaged_tensors(node, made_by)]
-            yield node.operation, tensor.shape, node.input_tensors[0].shape if node.input_tensors else None, averaged
-        if len(node.input_tensors) != 1:
-            return
-        tensor = node.input_tensors[0]
+    names = tuple(map(str, range(units)))
+    if activation == "softmax":
+        return Classification(names) if units > 1 else None
+    if activation == "sigmoid":
+        return Classification.of(2) if units == 1 else MultiLabel(names)
+    if activation == "rescaled":
+        layer = output_rescaling(model)
+        scale, offset = (np.broadcast_to(np.asarray(a, np.float64), units) for a in (layer.scale, layer.offset))
+        return Regression(names, offset, scale) if (scale > 0).all() else None
+    losses = [loss for loss in keras.tree.flatten(compile_settings(model).get("loss")) if loss is not None]
+    return Regression(names) if len(losses) == 1 and loss_name(losses[0])[0] in NUMBER_LOSSES else None
 
 
 def remove_head(model):
@@ -465,6 +412,9 @@ def _head_chain(tensor, made_by):
         allowed = in_maps if len(chain[-1].shape) == 4 else in_vectors
         if node.is_input or len(node.input_tensors) != 1:
             return chain
+        if len(chain) == 1 and type(node.operation) is layers.Rescaling:  # the units of numbers
+            chain.append(node.input_tensors[0])
+            continue
         if not _contains(node.operation, allowed, all_of=True):
             return chain
         chain.append(node.input_tensors[0])

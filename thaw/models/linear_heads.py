@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from thaw._keras import graph_nodes
-from thaw.models.heads import output_activation
+from thaw.models.activations import output_activation, output_rescaling
 from thaw.models.stages import calls_of, is_graph
 from thaw.models.taps import MAX_STANDARDIZED, MIN_VARIANCE, activation_of
 from thaw.models.weighted_means import averaged_tensors
@@ -24,6 +24,8 @@ class LinearHead:
             kernel: one for each stage under a wide head, else one.
         norms: the ``BatchNormalization`` that standardizes each of the inputs; empty for a narrow head.
         clip: standardized features are clipped at plus and minus this number; ``None`` for a narrow head.
+        units: the ``Rescaling`` that puts the numbers of the dense layer back into the units of the targets; ``None``
+            where there is none.
     """
 
     dense: Any
@@ -31,6 +33,7 @@ class LinearHead:
     inputs: tuple[Any, ...]
     norms: tuple[Any, ...] = ()
     clip: float | None = None
+    units: Any = None
 
 
 def linear_head(flat):
@@ -83,7 +86,8 @@ def linear_head(flat):
             f"{flat.name} does not end in a dense layer of vectors with a softmax, a sigmoid or no activation, so that "
             "its head is not linear in any features; put one on: attach_head(backbone, task)."
         )
-    activation = {"logits": "linear"}.get(activation, activation)
+    units = output_rescaling(flat) if activation == "rescaled" else None
+    activation = {"logits": "linear", "rescaled": "linear"}.get(activation, activation)
     calls = calls_of(flat)
     if sum(call.layer is dense for call in calls) > 1:
         raise ValueError(f"{dense.name} is called more than once, so that {flat.name} is not linear in its features.")
@@ -94,6 +98,6 @@ def linear_head(flat):
     # One of another make, or with a layer in between, is read as a head of one vector.
     is_ours = wide is not None and wide.vector == id(vector) and wide.clip == MAX_STANDARDIZED
     if not is_ours or any(norm.epsilon > MIN_VARIANCE for norm in wide.norms):
-        return LinearHead(dense, activation, (vector,))
+        return LinearHead(dense, activation, (vector,), units=units)
     tensors = {id(t): t for node in nodes for t in node.output_tensors}
-    return LinearHead(dense, activation, tuple(tensors[key] for key in wide.features), wide.norms, wide.clip)
+    return LinearHead(dense, activation, tuple(tensors[key] for key in wide.features), wide.norms, wide.clip, units)

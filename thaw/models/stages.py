@@ -111,7 +111,7 @@ def stages_of(model):
             ):  # a shared layer belongs where it is first used
                 placed.add(id(call.layer))
                 layers.append(call.layer)
-        last = next((c.shapes[0] for c in reversed(calls[begin:end]) if c.shapes), ())
+        last = next((c.shapes[0] for c in reversed(calls[begin:end]) if c.shapes and not _makes_mask(c)), ())
         # A slice without weights (a pooling, the scaling of pixels) is no stage: it joins the stage before it, and the
         # first slice joins the next.
         if groups and not (any(map(weights_of, layers)) and any(map(weights_of, groups[-1]))):
@@ -239,6 +239,11 @@ def _starts(calls, sizes):
     weighted = [i for i, c in enumerate(calls) if weights_of(c.layer)]
     hidden = [i for i in weighted if not _is_norm(calls[i])] or weighted
     return hidden[1:], hidden[-1]
+
+
+def _makes_mask(call):
+    """Say whether a call computes which steps of a sequence count, as masking layers let Keras do beside them."""
+    return type(call.layer).__name__ in ("NotEqual", "LogicalOr", "LogicalAnd", "Any")
 
 
 def _is_norm(call):

@@ -16,6 +16,7 @@ from pathlib import Path
 from thaw import __version__
 from thaw._files import LOCK, file_sha256, to_json, to_jsonable, write_all, write_text
 from thaw.plan import Plan
+from thaw.runs.task_file import TASK, task_from_dict, task_to_dict
 
 MANIFEST, CONFIG = "manifest.json", "config.toml"
 UNFINISHED = "unfinished"  # holds the checkpoint of a run; deleted when the run has ended
@@ -25,7 +26,7 @@ FORMAT = 1
 RENAMED_METRICS = {"moved": "weight_change", "moved_in_phases": "weight_change_by_phase"}
 
 
-def write_run(folder, model, labels, *, plan, tables, metrics, about=None, config=None):
+def write_run(folder, model, labels, *, plan, tables, metrics, about=None, config=None, task=None, spread=None):
     """Write a run folder, or replace its files: all of them, or none when the disk is full.
 
     ``model.keras`` opens with nothing but Keras. ``labels.json`` has the names of the classes, which a Keras file does
@@ -42,6 +43,9 @@ def write_run(folder, model, labels, *, plan, tables, metrics, about=None, confi
         about: dict of further entries of the manifest, such as the seed. The manifest goes with the model wherever
             that goes: leave out names of machines, people and folders. Defaults to none.
         config: text of ``config.toml``. Defaults to ``None``, no such file.
+        task: :class:`thaw.targets.MultiLabel` or :class:`thaw.targets.Regression`, written to ``task.json``. Defaults
+            to ``None``: one class for each input.
+        spread: of predicted numbers, from :func:`thaw.metrics.residual_spread`. Defaults to ``None``.
 
     Returns:
         The manifest, a dict.
@@ -79,6 +83,8 @@ def write_run(folder, model, labels, *, plan, tables, metrics, about=None, confi
     }
     if config is not None:
         contents[CONFIG] = write_text(config)
+    if task is not None:
+        contents[TASK] = write_text(to_json(task_to_dict(task, spread)))
     files = {name: _entry(path) for name, path in _files(folder) if name not in contents and name != MANIFEST}
     manifest = {}
 
@@ -222,8 +228,9 @@ class Run:
         manifest: dict: versions, seed, and the SHA-256 of every file.
         model: plain ``keras.Model``, not compiled; loaded on first use. Classes of your own that it has must be
             registered by then (``keras.saving.register_keras_serializable``).
-        labels: tuple of class names, in the order of the model's outputs.
-        task: :class:`thaw.Classification` of these labels.
+        labels: tuple of the names of the classes, labels or numbers, in the order of the model's outputs.
+        task: :class:`thaw.Classification` of these labels, or :class:`thaw.targets.MultiLabel`, or
+            :class:`thaw.targets.Regression`.
         plan: :class:`thaw.Plan` of the training.
         metrics: dict, as :func:`thaw.evaluate` returns it, of the test images (of the validation images where there
             are none; see ``metrics["split"]``).
@@ -254,9 +261,11 @@ class Run:
 
     @functools.cached_property
     def task(self):
-        from thaw.tasks import Classification
+        return self._task_and_spread[0]
 
-        return Classification(self.labels)
+    @functools.cached_property
+    def _task_and_spread(self):
+        return task_from_dict(self._json(TASK) if (self.folder / TASK).exists() else None, self.labels)
 
     @functools.cached_property
     def plan(self):
@@ -285,7 +294,7 @@ class Run:
         return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def predict(self, inputs, *, top=3, batch_size=32, views=1):
-        """Predict classes.
+        """Predict classes, labels or numbers.
 
         Args:
             inputs: list of image files, or an array ``(n, height, width, 3)`` of pixels 0 to 255.
@@ -306,6 +315,7 @@ class Run:
         from thaw.runs.predictor import predict, predict_files
 
         options = {"top": top, "batch_size": batch_size, **self._flipped(views)}
+        options |= dict(zip(("task", "spread"), self._task_and_spread))
         if isinstance(inputs, (str, os.PathLike)):
             inputs = [inputs]
         if isinstance(inputs, (list, tuple)) and all(isinstance(item, (str, os.PathLike)) for item in inputs):
@@ -338,6 +348,7 @@ class Run:
                 the test images of the run.
         """
         options = {"batch_size": batch_size, **self._flipped(views)}
+        options |= dict(zip(("task", "spread"), self._task_and_spread))
         used = {"views": options["views"]} if views > 1 else {}
         if data is None:
             if views > 1:
@@ -348,7 +359,9 @@ class Run:
         if isinstance(data, (str, os.PathLike)):
             from thaw.runs.predictor import evaluate_files
 
-            metrics = evaluate_files(self.model, data, self.labels, progress=progress, **options)
+            metrics = evaluate_files(
+                self.model, data, self.labels, progress=progress, label=self.config.get("label"), **options
+            )
             own = self.config.get("data")
             if own is not None and (self.folder / own).resolve() == Path(data).resolve():
                 metrics["notes"].append(
@@ -359,7 +372,7 @@ class Run:
         from thaw.data.conversion import as_dataset
         from thaw.features.predictions import evaluate
 
-        return used | evaluate(self.model, as_dataset(data, y), labels=self.labels, **options)
+        return used | evaluate(self.model, as_dataset(data, y), **options)
 
     def verify(self):
         """Compare every file with its SHA-256 again.
@@ -388,12 +401,15 @@ class Run:
 
     def __str__(self):
         labels = ", ".join(self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
-        lines = [f"Run {self.folder}, {len(self.labels)} classes: {labels}"]
-        accuracy = self.metrics.get("accuracy")
-        if accuracy:
-            low, high = accuracy.get("low"), accuracy.get("high")
+        kind = {"softmax": "classes", "sigmoid": "labels", "linear": "numbers"}[self.task.activation]
+        lines = [f"Run {self.folder}, {len(self.labels)} {kind}: {labels}"]
+        decides = next((n for n in ("accuracy", "mean_average_precision", "rmse", "r2") if n in self.metrics), None)
+        if decides:
+            value, low, high = (self.metrics[decides].get(key) for key in ("value", "low", "high"))
             interval = "" if low is None else f" (95 % interval {low:.3f} to {high:.3f})"
-            lines.append(f"accuracy on {self.metrics.get('split', 'test')}: {accuracy['value']:.3f}{interval}")
+            name = "RMSE" if decides == "rmse" else "R²" if decides == "r2" else decides.replace("_", " ")
+            shown = "unknown" if value is None else f"{value:.3f}{interval}"
+            lines.append(f"{name} on {self.metrics.get('split', 'test')}: {shown}")
         epochs = len(self.history.get("epoch", ()))
         lines.append(f"plan: {', '.join(phase.name for phase in self.plan)}; {epochs} epochs")
         return "\n".join(lines)

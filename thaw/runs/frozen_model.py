@@ -66,7 +66,7 @@ class FrozenModel:
 
     Attributes:
         model: ``keras.Model``, compiled.
-        features: what its head reads, ``"upper"`` or ``"all"``.
+        features: what its head reads, ``"last"``, ``"upper"`` or ``"all"``.
         probabilities: ``(n, classes)``, of the validation examples.
         notes: tuple of sentences.
     """
@@ -126,7 +126,7 @@ def solve_frozen(backbone, splits, features, work, callbacks, *, asked, batch_si
     Args:
         backbone: ``keras.Model`` without a head, with its pre-trained weights; unchanged.
         splits: :class:`~thaw.data.splits.Splits`.
-        features: ``"upper"`` or ``"all"``.
+        features: ``"last"``, ``"upper"`` or ``"all"``.
         work: path of the folder of the unfinished run.
         callbacks: those that are told of the features that are computed.
         asked: dict for JSON, what the record belongs to.

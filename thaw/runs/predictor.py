@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
 
 from thaw._validation import as_int, check_model
 from thaw.data.dataset import Dataset
+from thaw.targets import MultiLabel
 
 BATCHES_IN_MEMORY = 64  # of decoded images, whatever the number of files
 
 
-def predict(model, inputs, labels, *, top=3, batch_size=32, views=1, flips="horizontal"):
-    """Predict the most probable classes of each input.
+def predict(model, inputs, labels, *, top=3, batch_size=32, views=1, flips="horizontal", task=None, spread=None):
+    """Predict the most probable classes of each input, or its labels, or numbers.
 
     Args:
         model: ``keras.Model`` that ends in a softmax, in logits, or in a single sigmoid unit.
@@ -25,10 +27,14 @@ def predict(model, inputs, labels, *, top=3, batch_size=32, views=1, flips="hori
             :func:`thaw.features.predict_proba`: the image itself, then its flips. Defaults to 1.
         flips: which flips: ``"horizontal"`` (default; 2 versions), ``"vertical"`` (2) or ``"both"`` (4). Take those
             that the model was trained with.
+        task: :class:`thaw.targets.MultiLabel` or :class:`thaw.targets.Regression`. Defaults to ``None``: classes.
+        spread: of predicted numbers, from :func:`thaw.metrics.residual_spread`. Defaults to ``None``: no interval.
 
     Returns:
         A list with a dict for each input: ``label`` and ``probability`` of the most probable class, and ``top``, a list
-        of ``{"label", "probability"}``, most probable first.
+        of ``{"label", "probability"}``, most probable first. Of several labels ``labels``, those whose probability
+        reaches their threshold, and ``probabilities``, by label; of numbers ``prediction``, and with a spread ``low``
+        and ``high``: a float each, of several targets a dict.
 
     Raises:
         ValueError: inputs of another shape than the model takes, or with NaN or infinity; another number of labels
@@ -42,7 +48,7 @@ def predict(model, inputs, labels, *, top=3, batch_size=32, views=1, flips="hori
         'dog'
     """
     from thaw.data.conversion import as_dataset
-    from thaw.features.predictions import batch_probabilities
+    from thaw.features.predictions import as_targets, batch_probabilities
 
     check_model(model)
     top = as_int("top", top, 1)
@@ -57,6 +63,10 @@ def predict(model, inputs, labels, *, top=3, batch_size=32, views=1, flips="hori
             return []
         as_dataset(inputs)
         batches = (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
+    if task is not None and task.activation != "softmax":
+        convert = functools.partial(as_targets, task=task)
+        p = batch_probabilities(model, batches, examples=len(inputs), views=views, flips=flips, convert=convert)
+        return _target_rows(p, task, spread)
     p = batch_probabilities(model, batches, examples=len(inputs), views=views, flips=flips)
     if p.shape[1] != len(labels):
         raise ValueError(f"There are {len(labels)} labels and {p.shape[1]} classes; expected one label for each.")
@@ -66,6 +76,20 @@ def predict(model, inputs, labels, *, top=3, batch_size=32, views=1, flips="hori
         best = [{"label": labels[c], "probability": float(row[c])} for c in order]
         predictions.append({**best[0], "top": best})
     return predictions
+
+
+def _target_rows(p, task, spread):
+    """Return what is predicted for each input, as :func:`predict` does of labels and of numbers."""
+    decoded = task.decode(p)
+    if isinstance(task, MultiLabel):
+        rows = [dict(zip(task.labels, map(float, row))) for row in p]
+        return [{"labels": list(labels), "probabilities": row} for labels, row in zip(decoded, rows)]
+    found = [{"prediction": prediction} for prediction in decoded]
+    if spread is None or None in spread["half_width"]:
+        return found
+    width = np.array(spread["half_width"])
+    ends = zip(task.decode(p - width), task.decode(p + width))
+    return [row | {"low": low, "high": high} for row, (low, high) in zip(found, ends)]
 
 
 def _check_shape(model, inputs):
@@ -80,8 +104,8 @@ def _check_shape(model, inputs):
         )
 
 
-def predict_files(model, files, labels, *, top=3, batch_size=32, views=1, flips="horizontal"):
-    """Predict the most probable classes of image files.
+def predict_files(model, files, labels, *, top=3, batch_size=32, views=1, flips="horizontal", task=None, spread=None):
+    """Predict the most probable classes of image files, or their labels, or numbers.
 
     Args:
         model: as for :func:`predict`, for images.
@@ -91,9 +115,11 @@ def predict_files(model, files, labels, *, top=3, batch_size=32, views=1, flips=
         batch_size: images in a batch. Defaults to 32.
         views: as for :func:`predict`.
         flips: as for :func:`predict`.
+        task: as for :func:`predict`.
+        spread: as for :func:`predict`.
 
     Returns:
-        A list with a dict for each file, in the order given: ``file`` with ``label``, ``probability`` and ``top``; or
+        A list with a dict for each file, in the order given: ``file`` with what :func:`predict` gives; or
         ``file`` with ``error``, the reason why it cannot be read.
 
     Raises:
@@ -107,7 +133,8 @@ def predict_files(model, files, labels, *, top=3, batch_size=32, views=1, flips=
 
     def predict_pending():
         if images:
-            results = predict(model, np.stack(images), labels, top=top, batch_size=batch_size, views=views, flips=flips)
+            options = {"top": top, "batch_size": batch_size, "views": views, "flips": flips}
+            results = predict(model, np.stack(images), labels, **options, task=task, spread=spread)
             for i, result in zip(readable, results):
                 predictions[i] |= result
         images.clear()
@@ -129,8 +156,20 @@ def predict_files(model, files, labels, *, top=3, batch_size=32, views=1, flips=
     return predictions
 
 
-def evaluate_files(model, source, labels, *, batch_size=32, progress=None, views=1, flips="horizontal"):
-    """Measure a classifier on labelled image files.
+def evaluate_files(
+    model,
+    source,
+    labels,
+    *,
+    batch_size=32,
+    progress=None,
+    views=1,
+    flips="horizontal",
+    task=None,
+    spread=None,
+    label=None,
+):
+    """Measure a model on labelled image files.
 
     Args:
         model: as for :func:`predict`, for images.
@@ -140,6 +179,10 @@ def evaluate_files(model, source, labels, *, batch_size=32, progress=None, views
         progress: function of (files done, files in all, text), called while files are read. Defaults to none.
         views: as for :func:`predict`.
         flips: as for :func:`predict`.
+        task: as for :func:`predict`.
+        spread: as for :func:`predict`.
+        label: column of the CSV file, or several with commas between them, as for :func:`thaw.tune`. Defaults to
+            ``None``: the column "label".
 
     Returns:
         The dict of :func:`thaw.evaluate`, and ``rejected``, path to reason of the files left out.
@@ -149,14 +192,18 @@ def evaluate_files(model, source, labels, *, batch_size=32, progress=None, views
         ValueError: a class that the model does not know or that may be either of two labels, or no image that can be
             read.
     """
-    from thaw.data.files import read_files
     from thaw.data.image_checks import check_images
     from thaw.data.image_decoding import cache_decoded, load_decoded
+    from thaw.data.images import label_columns, read_labelled
     from thaw.features.predictions import evaluate
 
-    columns, _ = read_files(source)
+    is_classes = task is None or task.activation == "softmax"
+    kind = "classification" if is_classes else "multilabel" if isinstance(task, MultiLabel) else "regression"
+    label = None if is_classes and Path(source).is_dir() else label_columns(label)
+    columns, *_ = read_labelled(Path(source), kind, label=label)
     files, classes = columns["image"], columns["label"]
-    number = _label_numbers(source, {name for name in classes if name is not None}, labels)
+    if is_classes:
+        number = _label_numbers(source, {name for name in classes if name is not None}, labels)
     size = model.input_shape[1]
     checked = check_images(
         files, classes, read=lambda content, key: cache_decoded(content, key, size), progress=progress
@@ -166,11 +213,16 @@ def evaluate_files(model, source, labels, *, batch_size=32, progress=None, views
         raise ValueError(f"{source} has no image that can be read.")
     dataset = Dataset(
         x=np.array([checked.read[i] for i in readable]),
-        y=np.array([number[classes[i]] for i in readable]),
+        y=np.array([number[classes[i]] for i in readable])
+        if is_classes
+        else task.encode([columns["target"][i] for i in readable]),
         load=load_decoded(size),
     )
-    metrics = evaluate(model, dataset, labels=labels, batch_size=batch_size, views=views, flips=flips)
-    why = "lies outside every class folder" if Path(source).is_dir() else "has no label"
+    task = None if is_classes else task
+    options = {"batch_size": batch_size, "views": views, "flips": flips}
+    metrics = evaluate(model, dataset, labels=labels, task=task, spread=spread, **options)
+    why = "has no number" if kind == "regression" else "has no label"
+    why = "lies outside every class folder" if Path(source).is_dir() else why
     outside = {i: why for i, name in enumerate(classes) if name is None}
     return metrics | {"rejected": {files[i]: reason for i, reason in sorted((outside | checked.bad).items())}}
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 
-def measure(model, splits, *, batch_size, seed):
+from thaw.targets import MultiLabel
+
+
+def measure(model, splits, *, batch_size, seed, spread=None):
     """Measure a model on the test images, or on the validation images where there are none.
 
     Args:
@@ -11,15 +15,19 @@ def measure(model, splits, *, batch_size, seed):
         splits: :class:`~thaw.data.splits.Splits`.
         batch_size: examples in a batch.
         seed: seed of the bootstrap.
+        spread: of predicted numbers, as for :func:`thaw.evaluate`. Default ``None``.
 
     Returns:
         The dict of :func:`thaw.evaluate`, with ``split``, and ``majority``, the accuracy of always predicting the most
-        frequent class.
+        frequent class; of several labels ``baseline``, the mean average precision of one score for all examples.
     """
     from thaw.features.predictions import evaluate
 
     split = "validation" if splits.test is None else "test"
     examples = getattr(splits, split)
+    if splits.task.activation != "softmax":
+        found = evaluate(model, examples, task=splits.task, spread=spread, batch_size=batch_size, seed=seed)
+        return compared_with_baseline({"split": split} | found, splits.task, examples.y)
     found = evaluate(model, examples, labels=splits.labels, batch_size=batch_size, seed=seed)
     return compared_with_majority({"split": split} | found, splits.task, examples.y)
 
@@ -43,6 +51,61 @@ def compared_with_majority(metrics, task, y):
             "frequent class."
         )
     return metrics
+
+
+def compared_with_baseline(metrics, task, y):
+    """Add the baseline to metrics of several labels, or of numbers, and a note where the model is not better.
+
+    Args:
+        metrics: dict of :func:`thaw.evaluate`; changed in place.
+        task: :class:`thaw.targets.MultiLabel` or :class:`thaw.targets.Regression`.
+        y: targets of the examples that were measured.
+
+    Returns:
+        The same dict.
+    """
+    if isinstance(task, MultiLabel):
+        metrics["baseline"] = task.baseline(y)
+        low = metrics["mean_average_precision"]["low"]
+        if low is None or low <= metrics["baseline"]:
+            metrics["notes"].append(
+                f"The mean average precision is not distinguishable from {metrics['baseline']:.3f}, that of one score "
+                "for all images."
+            )
+    elif (low := metrics["r2"]["low"]) is None or low <= 0:
+        metrics["notes"].append("The errors are not distinguishable from those of always predicting the mean.")
+    return metrics
+
+
+def predictions_table(model, splits, *, batch_size, spread=None):
+    """Return the predictions of the examples that were measured, as columns.
+
+    Args:
+        model: ``keras.Model``; unchanged.
+        splits: :class:`~thaw.data.splits.Splits` of several labels or of numbers.
+        batch_size: examples in a batch.
+        spread: as for :func:`measure`.
+
+    Returns:
+        A dict of columns: ``path``, where there are files; and for each label its truth, whether it is predicted and
+        its probability, or for each number its truth, the prediction, and the ends of its interval.
+    """
+    from thaw.features.predictions import predict_targets
+
+    split = "validation" if splits.test is None else "test"
+    y, p = predict_targets(model, getattr(splits, split), task=splits.task, batch_size=batch_size)
+    columns = {} if splits.files is None else {"path": list(splits.files[split])}
+    if isinstance(splits.task, MultiLabel):
+        chosen = p >= np.array(splits.task.thresholds or [0.5] * splits.task.units)
+        for c, label in enumerate(splits.labels):
+            columns |= {label: y[:, c].astype(int).tolist(), f"predicted {label}": chosen[:, c].astype(int).tolist()}
+            columns[f"probability of {label}"] = p[:, c].tolist()
+        return columns
+    for c, name in enumerate(splits.labels):
+        columns |= {name: y[:, c].tolist(), f"predicted {name}": p[:, c].tolist()}
+        if spread is not None and (width := spread["half_width"][c]) is not None:
+            columns |= {f"low {name}": (p[:, c] - width).tolist(), f"high {name}": (p[:, c] + width).tolist()}
+    return columns
 
 
 def quarantine(splits):

@@ -15,7 +15,8 @@ from thaw.runs.config import FILE_OPTIONS, PATH_OPTIONS, config_text
 from thaw.runs.folder import CONFIG, FOLDS, UNFINISHED, refuse_finished, write_run
 from thaw.runs.frozen_model import CHOICE, adjust_for_classes, choose_features, solve_frozen
 from thaw.runs.resolved_plan import PLAN, RECORD, default_plan, resolve_plan, scaled_plan
-from thaw.runs.results import measure, quarantine
+from thaw.runs.results import measure, predictions_table, quarantine
+from thaw.runs.task_file import decide_by_held_out, hold_out
 from thaw.runs.time_limit import advice_minutes, plan_in_time
 
 OPTIMIZERS = ("adamw", "adam", "nadam", "adamax", "adafactor", "adagrad", "adadelta", "rmsprop", "sgd", "lion")
@@ -35,6 +36,35 @@ def check_optimizer(name, clip_norm):
         raise ValueError(f"optimizer={name!r}; expected one of {', '.join(OPTIMIZERS)}.")
     if not isinstance(clip_norm, (int, float)) or isinstance(clip_norm, bool) or not 0 <= clip_norm < float("inf"):
         raise ValueError(f"clip_norm={clip_norm!r}; expected a number from 0.")
+
+
+def check_task(task, options):
+    """Refuse options that are for classes, where labels or numbers are predicted.
+
+    Args:
+        task: ``"multilabel"``, ``"regression"``, or ``"classification"`` or ``None`` for classes.
+        options: dict of the arguments of :func:`thaw.tune`.
+
+    Raises:
+        ValueError: another task, or an option that does not suit it.
+
+    Example:
+        >>> from thaw.runs.train_images import check_task
+        >>> check_task("regression", {"folds": 5})
+        Traceback (most recent call last):
+        ValueError: folds is for classes, and the task is regression; leave it out.
+    """
+    from thaw.data.images import TASKS
+
+    if task not in (None, *TASKS):
+        raise ValueError(f"task={task!r}; expected one of {', '.join(TASKS)}.")
+    if task in (None, "classification"):
+        return
+    given = [name for name in ("folds", "max_forgetting", "label_smoothing") if options.get(name)]
+    given += ["max_forgetting"] * (getattr(options.get("model"), "max_forgetting", None) is not None)
+    given += ["balance"] * (options.get("balance", "auto") not in ("auto", "none"))
+    if given:
+        raise ValueError(f"{given[0]} is for classes, and the task is {task}; leave it out.")
 
 
 def _build_optimizer(name, clip_norm):
@@ -116,6 +146,11 @@ def tune_images(
     if splits.validation is None:
         raise ValueError("There are no validation images, by which the best epoch is chosen; hold some out.")
     folder, source, task = Path(folder), SourceTask.of(backbone), splits.task
+    is_classes, held_out, told = task.activation == "softmax", None, []
+    if task.activation == "linear":
+        features = "last" if features == "auto" else features
+        plan = plan_for_numbers(plan)
+        splits, held_out, told = hold_out(splits, seed)
     began = time.monotonic() if began is None else began
     train = splits.train.weighted(splits.class_weight)
     input_size(source.backbone)
@@ -140,12 +175,13 @@ def tune_images(
         if choice.features != read and is_solved_alone(plan):
             read = choice.features
             model = build_model(source.backbone, task, optimizer, features=read, seed=seed)
-        elif choice.features != read and not is_measured and decides[0] in ("accuracy", "val_accuracy"):
-            # Later phases bring out of the last layer what earlier ones hold: the wide head stays on frozen features.
+        elif features == "auto" and may_blend(plan) and not is_measured and decides[0] in ("accuracy", "val_accuracy"):
+            # Later phases bring out of the last layer what earlier ones hold: a wide head stays on frozen features.
             frozen = solve_frozen(source.backbone, splits, choice.features, work, callbacks, asked=asked, **sizes)
         forgetting = ForgettingMonitor(source, model, splits, work, monitor=decides[0], mode=decides[1], **sizes)
         if resolved is None:
             settings = {"advice": advice, "minutes": minutes, "began": began, "patience": patience, "soup": soup}
+            settings["task"] = task
             data = train, splits.validation
             resolved = _resolve(plan, model, data, source, work, callbacks, options, asked=asked, **settings, **sizes)
         plan = resolved.plan
@@ -174,7 +210,7 @@ def tune_images(
             raise FloatingPointError(f"{error} The last good weights are in {saved}.") from error
         retention = forgetting.settle()
         changes = weight_change(stages, initial)
-        notes = [] if is_solved_alone(plan) else calibrated(model, splits.validation, **sizes)
+        notes = [] if is_solved_alone(plan) or not is_classes else calibrated(model, splits.validation, **sizes)
         if frozen is None:
             adjust_for_classes(model, splits)
         else:
@@ -187,13 +223,20 @@ def tune_images(
                 retention = None
             elif model is not tuned:
                 notes.append("The changes of the weights, and what is forgotten, are those of the tuned model in it.")
-        metrics = measure(model, splits, **sizes)
+        spread, tables = None, {}
+        if not is_classes:
+            task, spread, more = decide_by_held_out(model, task, splits, held_out, batch_size=batch_size)
+            splits = dataclasses.replace(splits, task=task)
+            notes += more
+            tables["predictions"] = predictions_table(model, splits, batch_size=batch_size, spread=spread)
+        metrics = measure(model, splits, **sizes, spread=spread)
         metrics["weight_change"] = [dataclasses.asdict(stage) for stage in changes]
         metrics["weight_change_by_phase"] = history.weight_change
         if retention is not None:
             metrics["retention"] = retention
         metrics["notes"] = [
             *splits.notes,
+            *told,
             *choice.notes,
             *resolved.notes,
             *history.notes,
@@ -207,11 +250,14 @@ def tune_images(
         write_run(
             folder,
             model,
-            task.labels,
+            splits.labels,
+            task=None if is_classes else task,
+            spread=spread,
             plan=plan.to_toml(),
             tables={
                 "history": {"epoch": [epoch + 1 for epoch in history.epoch], **history.history},
                 "quarantine": quarantine(splits),
+                **tables,
             },
             metrics=metrics,
             about={"seed": seed, "data_sha256": splits.digest},
@@ -267,7 +313,7 @@ def asked_of(model, plan, splits, *, batch_size, seed):
 
 
 def _resolve(
-    plan, model, data, source, work, callbacks, options, *, asked, advice, minutes, began, patience, soup, **sizes
+    plan, model, data, source, work, callbacks, options, *, asked, task, advice, minutes, began, patience, soup, **sizes
 ):
     """Return the plan that is trained: advised, scaled for the optimizer, and shortened to end in time."""
     from thaw.training.callbacks import notify
@@ -277,7 +323,12 @@ def _resolve(
     if minutes is not None:
         advice["minutes"] = advice_minutes(minutes)
     settings = advice_settings(advice, source.max_forgetting, **sizes)
-    if plan == "auto" and minutes is not None and advice["minutes"] is None:
+    if plan == "auto" and task.activation != "softmax":
+        plan = default_plan(model, settings)
+        plan = plan_for_numbers(plan) if task.activation == "linear" else plan
+        notes.append("Advice compares plans for classes only: the plan is probe_then_tune.")
+        notify(callbacks, "on_no_advice", notes[0])
+    elif plan == "auto" and minutes is not None and advice["minutes"] is None:
         plan = default_plan(model, settings)
         notes.append(f"There is no time for advice in {minutes:g} minutes: the plan is probe_then_tune.")
         notify(callbacks, "on_no_advice", notes[0])
@@ -332,6 +383,28 @@ def calibrated(model, validation, *, batch_size, seed):
     except CannotCalibrate as reason:
         return [f"The probabilities are not calibrated: {reason}"]
     return [str(calibration)] if calibration.temperature != 1 else []
+
+
+def plan_for_numbers(plan):
+    """Return a plan whose solved heads are ridge regressions: what the solvers of classes are for numbers.
+
+    Args:
+        plan: a :class:`thaw.Plan`, or ``"auto"``.
+
+    Example:
+        >>> from thaw import Plan
+        >>> from thaw.runs.train_images import plan_for_numbers
+        >>> plan_for_numbers(Plan.named("probe"))[0].solver
+        'ridge'
+    """
+    if not isinstance(plan, Plan):
+        return plan
+    return Plan(dataclasses.replace(phase, solver="ridge") if phase.solves else phase for phase in plan)
+
+
+def may_blend(plan):
+    """Say whether a plan may solve for the head first, and then train more."""
+    return not isinstance(plan, Plan) or (plan[0].solves and len(plan) > 1)
 
 
 def is_solved_alone(plan):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from thaw._keras import learnable_variables, set_layer_trainable, sublayers
+from thaw.models.lora import adapter_variables
 from thaw.models.stages import HEAD, calls_of, stages_of
 from thaw.models.wide_heads import wide_heads
 from thaw.plan import VARIABLES
@@ -29,14 +30,14 @@ def freeze(model, train="head", batchnorm="frozen", stages=None, variables="all"
             the constants by which a wide head standardizes its features. Default ``"frozen"``.
         stages: the result of :func:`thaw.stages_of` for this model, where it is known; ``None`` to compute it.
         variables: which weights of the trainable stages below the head to train: ``"all"``, ``"pointwise"``,
-            ``"norms"`` or ``"bias"``; see :class:`thaw.Phase`. Default ``"all"``.
+            ``"norms"``, ``"bias"`` or ``"adapters"``; see :class:`thaw.Phase`. Default ``"all"``.
 
     Returns:
         The stages with trainable weights, as a tuple of :class:`thaw.Stage`.
 
     Raises:
-        ValueError: the model has no such stage, ``batchnorm`` or ``variables`` is invalid, or no stage below the head
-            has such variables.
+        ValueError: the model has no such stage, ``batchnorm`` or ``variables`` is invalid, no stage below the head has
+            such variables, or its adapters cannot learn.
 
     Example:
         >>> from thaw import attach_head, backbone, freeze
@@ -58,6 +59,8 @@ def freeze(model, train="head", batchnorm="frozen", stages=None, variables="all"
     }
     if variables not in VARIABLES:
         raise ValueError(f"variables={variables!r}; expected one of {', '.join(VARIABLES)}.")
+    if variables == "adapters":
+        _check_adapters(trainable, batchnorm)
     norms = batchnorm_layers(model) if batchnorm == "frozen" else head_norms(model)
     frozen |= {id(layer) for layer in norms}
     left_out = _left_out([stage for stage in trainable if stage.name != HEAD], variables)
@@ -124,6 +127,8 @@ def _left_out(stages, variables):
 def _is_chosen(layer, variable, variables):
     from keras import layers
 
+    if variables == "adapters":
+        return any(variable is adapter for adapter in adapter_variables(layer))
     if variables == "bias":
         return variable.name in ("bias", "beta")
     if variables == "norms":
@@ -134,15 +139,31 @@ def _is_chosen(layer, variable, variables):
     return not (is_filter and any(size > 1 for size in window))
 
 
+def _check_adapters(stages, batchnorm):
+    """Refuse to train adapters together with BatchNorm statistics, and adapters whose gradients are all zero."""
+    if batchnorm != "frozen":
+        raise ValueError(f'batchnorm={batchnorm!r}; expected "frozen" with variables="adapters", which trains no more.')
+    for layer in [inner for stage in stages for outer in stage.layers for inner in sublayers(outer)]:
+        matrices = adapter_variables(layer)
+        if matrices and not any(np.any(matrix.numpy()) for matrix in matrices):
+            raise ValueError(
+                f"The adapters of {layer.name} are all zeros and cannot learn, as those that Keras makes where it "
+                "opens a file of a model with LoRA; add new ones: merge_lora(model), then add_lora(model)."
+            )
+
+
 def _with_trainable_weights(stages, variables):
     """Return the head, and the stages below it that have trainable weights; raise where there are none."""
     trained = [s for s in stages if s.name == HEAD or any(layer.trainable_variables for layer in s.layers)]
     below = [stage.name for stage in stages if stage.name != HEAD]
     if below and not any(stage.name in below for stage in trained):
-        hint = ' BatchNorm counts with batchnorm = "trained".' if variables == "norms" else ""
+        expected = '"all", or stages that have such weights.'
+        if variables == "norms":
+            expected += ' BatchNorm counts with batchnorm = "trained".'
+        if variables == "adapters":
+            expected = "a model with adapters there, which add_lora(model) adds."
         raise ValueError(
-            f'variables = "{variables}" leaves nothing to train in {", ".join(below)}; expected "all", or stages that '
-            f"have such weights.{hint}"
+            f'variables = "{variables}" leaves nothing to train in {", ".join(below)}; expected {expected}'
         )
     return tuple(trained)
 

@@ -309,6 +309,8 @@ def _head_of(model):
         head = linear_head(flatten_model(model, training=False))
     except (CannotSplit, ValueError) as reason:
         raise CannotCalibrate(str(reason)) from None
+    if head.units is not None:
+        raise CannotCalibrate(f"{model.name} puts out numbers in units of their own; expected probabilities or logits.")
     if getattr(head.dense, "lora_enabled", False) or getattr(head.dense, "quantization_mode", None):
         raise CannotCalibrate(f"{head.dense.name} is quantized or has LoRA, so that its kernel cannot be set.")
     return head

@@ -15,6 +15,7 @@ from thaw.models.flat import CannotSplit, open_model, operations_in, preserve_gr
 from thaw.models.heads import attach_head
 from thaw.models.linear_heads import linear_head
 from thaw.models.taps import FEATURES
+from thaw.targets import label_rows
 from thaw.tasks import Classification, Task, class_numbers
 from thaw.transfer.linear_readout import (
     DEFAULT_STRENGTH,
@@ -89,8 +90,9 @@ def choose_head(
         backbone: as for :func:`thaw.attach_head`.
         task: as for :func:`thaw.attach_head`.
         x: inputs as ``fit`` takes them, or a :class:`thaw.Dataset`.
-        y: ``(n,)`` labels, one class for each example; ``None`` where ``x`` brings them. Default ``None``.
-        solver: ``"lbfgs"`` (default) or ``"svm"``, as in :func:`thaw.transfer.solve_head`.
+        y: targets as the task encodes them, such as ``(n,)`` class numbers; ``None`` where ``x`` brings them. Default
+            ``None``.
+        solver: ``"lbfgs"`` (default) or ``"svm"``, or of numbers ``"ridge"``, as in :func:`thaw.transfer.solve_head`.
         sample_weight: as in :func:`thaw.transfer.solve_head`.
         class_weight: as in :func:`thaw.transfer.solve_head`.
         groups: as in :func:`thaw.transfer.solve_head`.
@@ -118,11 +120,12 @@ def choose_head(
         >>> readout = solve_head(model, splits.train)                       # doctest: +SKIP
     """
     seed = as_seed(seed)
-    if solver not in ("lbfgs", "svm"):
-        raise ValueError(f'solver={solver!r}; expected "lbfgs" or "svm".')
     task = task if isinstance(task, Task) else Classification.of(task)
+    known = ("ridge",) if task.activation == "linear" else ("lbfgs", "svm")
+    if solver not in known:
+        raise ValueError(f"solver={solver!r}; expected {' or '.join(map(repr, known))}.".replace("'", '"'))
     dataset = solvable_data(x, y, sample_weight, groups).weighted(class_weight)
-    labels = class_numbers(dataset.y, task.units)
+    labels = _targets(task, dataset.y)
     with preserve_graph(operations_in(backbone)):
         try:
             flat = open_model(backbone)
@@ -130,7 +133,8 @@ def choose_head(
             raise ValueError(str(reason)) from None
         heads, notes = _heads(flat, task)
         groups = np.arange(len(labels)) if dataset.groups is None else np.unique(dataset.groups, return_inverse=True)[1]
-        if len(heads) > 1 and groups_of_smallest_class(labels, groups) < 2:
+        classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+        if len(heads) > 1 and groups_of_smallest_class(classes, groups) < 2:
             strength = f"its strength is {DEFAULT_STRENGTH:g}"
             notes.append(f'The head reads features="last" and {strength}, without cross-validation: {ONE_GROUP}.')
             heads = {"last": heads["last"]}
@@ -149,6 +153,16 @@ def choose_head(
     losses = ", ".join(f"{name} {validation.log_loss:.3f}" for name, validation in validations.items())
     notes.append(f'A solved head does best with features="{chosen}"; cross-validated log loss: {losses}.')
     return HeadChoice(chosen, validations, _widths(heads), tuple(notes))
+
+
+def _targets(task, y):
+    """Return the targets as the solver takes them."""
+    if task.activation == "softmax":
+        return class_numbers(y, task.units)
+    y = np.asarray(y, np.float64).reshape(len(y), -1)
+    if task.activation == "sigmoid":
+        return label_rows(y, task.units)
+    return y if task.deviation is None else (y - task.mean) / task.deviation
 
 
 def _widths(heads):

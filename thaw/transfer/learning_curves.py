@@ -8,9 +8,10 @@ import math
 import numpy as np
 
 from thaw._validation import as_int, as_seed
+from thaw.features.ridge import ridge_predict
 from thaw.metrics.intervals import Estimate
 from thaw.tasks import class_numbers
-from thaw.transfer.readouts import ridge_predict, stratified_folds
+from thaw.transfer.readouts import stratified_folds
 
 NORMAL_QUANTILE = 1.959964  # 97.5 % of a normal distribution lie below
 PARTS = (4, 2, 1)  # into which the examples are split for the three points of the curve

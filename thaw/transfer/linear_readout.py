@@ -13,6 +13,7 @@ import weakref
 import numpy as np
 
 from thaw._validation import as_int
+from thaw.targets import label_rows
 from thaw.transfer.calibration import fit_temperature, smoothed_log_loss, standard_error
 from thaw.transfer.linear_solvers import (
     LOSSES,
@@ -20,6 +21,7 @@ from thaw.transfer.linear_solvers import (
     MIN_FOLDED_SPREAD,
     PATH_TOLERANCE,
     Standardization,
+    binary_problems,
     log_partition,
     refine,
     row_blocks,
@@ -46,8 +48,8 @@ class CrossValidation:
     Args:
         log_loss: weighted mean of ``losses``; ``None`` where there were too few examples for two folds.
         standard_error: of that mean, over groups.
-        losses: ``(n,)`` out-of-fold log loss of each row at the best strength and the temperature, in nats; for
-            ``"ridge"`` the squared error.
+        losses: ``(n,)`` out-of-fold log loss of each row at the best strength and the temperature, in nats, of several
+            labels the mean over them; for ``"ridge"`` the squared error.
         logits: float32 ``(n, k)`` out-of-fold logits before the temperature; for ``"ridge"`` the predictions.
         strength: prior variance of a logit, with the smallest log loss; C of scikit-learn is the strength over the
             number of features.
@@ -134,9 +136,11 @@ def cross_validate(
 
     Args:
         features: ``(n, d)`` finite numbers; a memory map is read in blocks.
-        y: ``(n,)`` class numbers from 0; for ``"ridge"`` ``(n,)`` or ``(n, t)`` numbers.
-        classes: number of classes; not needed for ``"ridge"``.
-        solver: ``"lbfgs"`` (default), multinomial logistic regression; ``"svm"``, linear SVM with squared hinge loss,
+        y: ``(n,)`` class numbers from 0; ``(n, labels)`` numbers 0 or 1, where an example has several labels; for
+            ``"ridge"`` ``(n,)`` or ``(n, t)`` numbers.
+        classes: number of classes or labels; not needed for ``"ridge"``.
+        solver: ``"lbfgs"`` (default), multinomial logistic regression, of several labels one binary problem for each,
+            of one strength; ``"svm"``, linear SVM with squared hinge loss,
             one class against the rest; ``"ridge"``, ridge regression. The intercept has no penalty.
         sample_weight: ``(n,)`` numbers from 0, scaled to mean 1. Default ``None``: equal weights.
         groups: ``(n,)`` numbers or texts; the rows of a group, such as views of one picture, stay in one fold. Default
@@ -385,6 +389,7 @@ class _Data:
             raise ValueError(f"solver={solver!r}; expected one of {', '.join(LOSSES)}.")
         self.features, self.solver = _checked_features(features), solver
         n, self.y = len(self.features), np.asarray(y)
+        self.multilabel = solver != "ridge" and self.y.ndim == 2
         if solver == "ridge":
             self.y = self.y.astype(np.float64).reshape(len(self.y), -1)
             if len(self.y) != n or not np.isfinite(self.y).all():
@@ -392,6 +397,10 @@ class _Data:
                     f"y has shape {np.shape(y)}; expected {n} rows of finite numbers, one for each example."
                 )
             self.outputs = self.y.shape[1]
+        elif self.multilabel:
+            self.outputs, self.y = as_int("classes", classes, 1), label_rows(self.y, classes)
+            if len(self.y) != n:
+                raise ValueError(f"y has {len(self.y)} rows; expected {n} rows of 0 and 1, one for each example.")
         else:
             self.outputs = as_int("classes", classes, 1)
             if self.y.shape != (n,) or self.y.dtype.kind not in "iub":
@@ -420,9 +429,12 @@ class _Data:
 
     def folds(self, folds, seed):
         """Return fold numbers, or ``None`` where there are too few groups; and the notes."""
-        labels, notes = (np.zeros(len(self.y), np.int64) if self.solver == "ridge" else self.y), []
+        alike = self.solver == "ridge" or self.multilabel
+        labels, notes = (np.zeros(len(self.y), np.int64) if alike else self.y), []
         smallest = groups_of_smallest_class(labels, self.groups)
-        if self.solver != "ridge" and len(np.unique(labels)) < self.outputs:
+        if self.multilabel and (constant := int((self.y == self.y[0]).all(axis=0).sum())):
+            notes.append(f"{constant} of {self.outputs} labels are the same for all examples.")
+        elif not alike and len(np.unique(labels)) < self.outputs:
             notes.append(f"{self.outputs - len(np.unique(labels))} of {self.outputs} classes have no example.")
         if smallest < 2:
             notes.append(f"Not cross-validated, strength {DEFAULT_STRENGTH:g} and temperature 1: {ONE_GROUP}.")
@@ -435,10 +447,11 @@ class _Data:
 
     def losses(self, outputs, rows=slice(None)):
         """Return the loss of each row, float64."""
-        outputs, y = outputs.astype(np.float64), self.y[rows]
+        outputs = outputs.astype(np.float64)
         if self.solver == "ridge":
-            return ((outputs - y) ** 2).mean(axis=1)
-        return log_partition(outputs) - outputs[np.arange(len(y)), y]
+            return ((outputs - self.y[rows]) ** 2).mean(axis=1)
+        logits, y, _ = self._classes(outputs, rows)
+        return (log_partition(logits) - logits[np.arange(len(y)), y]).reshape(len(outputs), -1).mean(axis=1)
 
     def penalty(self, strength, total):
         """Return the factor of half the squared kernel, where the loss is a mean over a total weight."""
@@ -456,13 +469,18 @@ class _Data:
         """Return the temperature with the smallest weighted mean of the smoothed losses of some rows."""
         if self.solver == "ridge":
             return 1.0
-        return fit_temperature(outputs[rows], self.y[rows], self._weights(rows))
+        return fit_temperature(*self._classes(outputs[rows], rows))
 
     def _mean_loss(self, outputs, rows, temperature):
         outputs = outputs[rows] / temperature
         if self.solver == "ridge":
             return float(np.average(self.losses(outputs, rows), weights=self._weights(rows)))
-        return smoothed_log_loss(outputs, self.y[rows], self._weights(rows))
+        return smoothed_log_loss(*self._classes(outputs, rows))
+
+    def _classes(self, outputs, rows):
+        """Return logits, class numbers and weights of some rows; each of several labels is a row of two classes."""
+        y, weight = self.y[rows], self._weights(rows)
+        return binary_problems(outputs, y, weight) if self.multilabel else (outputs, y, weight)
 
     def _weights(self, rows):
         weight = self.weight[rows]

@@ -67,13 +67,13 @@ class Standardization:
 class Coefficients:
     """Of the design matrix of a space: ``(m, c)`` and ``(c,)``, and the classes that the columns are of.
 
-    ``floor`` is the logit of all others.
+    ``floor`` is the logit of all others, a number or one for each class.
     """
 
     weights: np.ndarray
     bias: np.ndarray
     columns: np.ndarray
-    floor: float
+    floor: float | np.ndarray
 
     def outputs(self, scores, classes):
         """Return the logits of all classes, from the products of rows and weights."""
@@ -230,9 +230,13 @@ def solution_path(space, train, data, strengths, temperature=1.0, tolerance=TOLE
 
     y, weight, ridge = data.y[train], data.weight[train], data.solver == "ridge"
     total, weight = weight.sum(), (weight / weight.sum())[:, None]
-    columns = np.arange(data.outputs) if ridge else np.unique(y[weight[:, 0] > 0])
-    targets = y if ridge else y[:, None] == columns
-    curvature, loss_of = 1 / len(columns) if data.solver == "lbfgs" else 1.0, LOSSES[data.solver]
+    columns, targets = _columns(data, y, weight)
+    if not len(columns):  # labels that all or none of these rows have
+        none = np.zeros((space.design.shape[1], 0))
+        floor = _rare_logits(y, weight, total, temperature)
+        yield from ((strength, Coefficients(none, none[0], columns, floor)) for strength in strengths)
+        return
+    curvature, loss_of = _curvature(data, columns), _loss_of(data)
     dtype = np.float64 if ridge else np.float32
     design = np.column_stack([space.design, np.ones(len(y))]).astype(dtype, copy=False)
     weighted = design * np.sqrt(weight).astype(dtype)
@@ -245,6 +249,8 @@ def solution_path(space, train, data, strengths, temperature=1.0, tolerance=TOLE
 
     def coefficients(m, u, outputs):
         w = solve_triangular(m, u, lower=True, trans="T") / temperature
+        if data.multilabel:
+            return Coefficients(w[:-1], w[-1], columns, _rare_logits(y, weight, total, temperature))
         partition = 0.0 if ridge else log_partition(outputs.astype(np.float64) / temperature)
         return Coefficients(w[:-1], w[-1], columns, float((weight[:, 0] * partition).sum() + np.log(0.5 / total)))
 
@@ -289,8 +295,8 @@ def refine(kernel, bias, columns, data, standardization, clip, strength):
         ``(kernel, bias)``, float64.
     """
     total, weight = data.weight.sum(), (data.weight / data.weight.sum())[:, None]
-    targets = data.y if data.solver == "ridge" else data.y[:, None] == columns
-    loss_of, penalty = LOSSES[data.solver], data.penalty(strength, total)
+    targets, loss_of = _targets(data, data.y, columns), _loss_of(data)
+    penalty = data.penalty(strength, total)
 
     def objective(w):
         w = w.reshape(-1, len(columns))
@@ -320,12 +326,54 @@ def _minimize(objective, start, steps, tolerance=TOLERANCE):
     return found.x.reshape(start.shape)
 
 
+def _columns(data, y, weight):
+    """Return the outputs that can be learned from some rows, and their targets."""
+    if data.solver == "ridge":
+        columns = np.arange(data.outputs)
+    elif data.multilabel:
+        frequency = (weight * y).sum(axis=0)
+        columns = np.flatnonzero((frequency > 0) & (frequency < 1 - 1e-12))
+    else:
+        columns = np.unique(y[weight[:, 0] > 0])
+    return columns, _targets(data, y, columns)
+
+
+def _targets(data, y, columns):
+    if data.solver == "ridge":
+        return y
+    return y[:, columns] > 0 if data.multilabel else y[:, None] == columns
+
+
+def _rare_logits(y, weight, total, temperature):
+    """Return the logits of labels that all or none of the rows have, as of half an example of the other kind."""
+    count = total * (weight * y).sum(axis=0)
+    return np.log((count + 0.5) / (total - count + 0.5)) / temperature
+
+
+def _curvature(data, columns):
+    """Return a typical second derivative of the loss of one output."""
+    if data.solver != "lbfgs":
+        return 1.0
+    return 1 / 4 if data.multilabel else 1 / len(columns)
+
+
+def _loss_of(data):
+    return _binary_loss if data.multilabel and data.solver == "lbfgs" else LOSSES[data.solver]
+
+
 def _softmax_loss(z, is_class, weight):
     """Return the weighted cross-entropy of logits and its gradient."""
     partition = log_partition(z)[:, None]
     known = is_class.any(axis=1, keepdims=True)  # a row of weight 0 may be of a class without others
     loss = (weight * (known * partition - (z * is_class).sum(axis=1, keepdims=True))).sum()
     return float(loss), weight * (np.exp(z - partition) - is_class)
+
+
+def _binary_loss(z, is_label, weight):
+    """Return the weighted binary cross-entropy of logits, summed over the labels, and its gradient."""
+    size = np.exp(-np.abs(z))
+    loss = (weight * (np.maximum(z, 0) - z * is_label + np.log1p(size))).sum()
+    return float(loss), weight * (np.where(z >= 0, 1, size) / (1 + size) - is_label)
 
 
 def _squared_hinge_loss(z, is_class, weight):
@@ -340,6 +388,28 @@ def _squared_error(z, y, weight):
 
 
 LOSSES = {"lbfgs": _softmax_loss, "svm": _squared_hinge_loss, "ridge": _squared_error}
+
+
+def binary_problems(logits, y, sample_weight):
+    """Make each label of each example an example of its own, of two classes.
+
+    Args:
+        logits: ``(n, labels)``.
+        y: ``(n, labels)`` numbers 0 or 1.
+        sample_weight: ``(n,)``.
+
+    Returns:
+        ``(logits, y, sample_weight)`` of ``n * labels`` examples: two logits, a class number and a weight.
+
+    Example:
+        >>> import numpy as np
+        >>> from thaw.transfer.linear_solvers import binary_problems
+        >>> logits, y, weight = binary_problems(np.array([[2.0, -1.0]]), np.array([[1, 0]]), np.ones(1))
+        >>> logits.tolist(), y.tolist(), weight.tolist()
+        ([[0.0, 2.0], [0.0, -1.0]], [1, 0], [1.0, 1.0])
+    """
+    pairs = np.stack([np.zeros(logits.size, logits.dtype), logits.ravel()], axis=1)
+    return pairs, y.ravel().astype(np.int64), np.repeat(sample_weight, logits.shape[1])
 
 
 def log_partition(logits):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Ridge penalties relative to the mean eigenvalue of the features: from nearly none to nothing but the mean.
-RIDGE_PENALTIES = np.logspace(-5, 3, 17)
-MIN_RELATIVE_SPREAD = 1e-7  # standard deviation over mean; a feature below it is constant, but for rounding
+from thaw.features.ridge import ridge_predict, standardized
 
 
 def stratified_folds(y, folds=5, seed=0, groups=None):
@@ -92,48 +90,6 @@ def ridge_readout(features, targets, fold):
     return predicted
 
 
-def ridge_predict(x, y, new_x):
-    """Fit the ridge regression of :func:`ridge_readout` to some examples and predict others.
-
-    One eigendecomposition, of the smaller of the two Gram matrices, serves all penalties and sets their scale;
-    ``sklearn.linear_model.RidgeCV`` needs another one for the scale and takes three times as long. The tests compare
-    the two.
-
-    Args:
-        x: ``(n, d)`` features to fit to.
-        y: ``(n, t)`` float64 targets.
-        new_x: ``(m, d)`` features to predict for.
-
-    Returns:
-        Float64 ``(m, t)``.
-    """
-    x, new_x = _standardized(x, new_x)
-    intercept = y.mean(axis=0)
-    y = y - intercept
-    if not x.size:
-        return np.broadcast_to(intercept, (len(new_x), len(intercept)))
-    is_wide = x.shape[1] > x.shape[0]
-    values, vectors = np.linalg.eigh(x @ x.T if is_wide else x.T @ x)
-    nonzero = values > values[-1] * max(x.shape) * np.finfo(np.float64).eps
-    values, vectors = values[nonzero], vectors[:, nonzero]
-    left = vectors if is_wide else x @ vectors / np.sqrt(values)  # left singular vectors
-    projections = left.T @ y
-    penalty = min(
-        RIDGE_PENALTIES * values.mean(), key=lambda penalty: _leave_one_out(left, values, projections, y, penalty)
-    )
-    coefficients = projections * (np.sqrt(values) / (values + penalty))[:, None]
-    right = x.T @ vectors / np.sqrt(values) if is_wide else vectors
-    return new_x @ (right @ coefficients) + intercept
-
-
-def _leave_one_out(left, values, projections, y, penalty):
-    """Return the mean squared leave-one-out error, which has a closed form (Allen 1974)."""
-    shrunk = values / (values + penalty)
-    leverage = left**2 @ shrunk + 1 / len(y)
-    error = (y - left @ (shrunk[:, None] * projections)) / np.maximum(1 - leverage, 1e-12)[:, None]
-    return float((error**2).mean())
-
-
 def knn_readout(features, y, fold, n_neighbors=5):
     """Predict the class of each example from its nearest neighbors in the other folds (Cover and Hart 1967).
 
@@ -172,7 +128,7 @@ def knn_readout(features, y, fold, n_neighbors=5):
     predicted = np.empty(len(y), np.int64)
     for number in _several_folds(fold):
         held_out = fold == number
-        x, new_x = _standardized(features[~held_out], features[held_out])
+        x, new_x = standardized(features[~held_out], features[held_out])
         if not x.shape[1]:  # all features are constant: every neighbor is as near as any other
             x, new_x = np.ones((len(x), 1)), np.ones((len(new_x), 1))
         k = min(n_neighbors, len(x))
@@ -191,12 +147,3 @@ def _several_folds(fold):
             "All examples are in one fold; expected at least two, because each is predicted from the others."
         )
     return numbers
-
-
-def _standardized(x, new_x):
-    """Scale the features of both to mean 0 and standard deviation 1 on the first, without constant ones."""
-    x = x.astype(np.float64)
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    varies = scale > MIN_RELATIVE_SPREAD * np.abs(mean)
-    mean, scale = mean[varies], scale[varies]
-    return (x[:, varies] - mean) / scale, (new_x[:, varies].astype(np.float64) - mean) / scale

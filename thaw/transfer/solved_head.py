@@ -12,6 +12,7 @@ from thaw.features.precompute import precompute
 from thaw.features.split import submodel
 from thaw.models.flat import CannotSplit, flatten_model
 from thaw.models.linear_heads import linear_head
+from thaw.targets import label_rows
 from thaw.tasks import class_numbers, loss_name
 from thaw.transfer.linear_readout import fit_readout
 from thaw.transfer.linear_solvers import LOSSES
@@ -59,8 +60,8 @@ def solve_head(
 
     Args:
         model: a compiled functional or sequential ``keras.Model``, flat or nested, that ends in a dense layer; its loss
-            is a crossentropy, whose label smoothing is left out, or the mean squared error for ``"ridge"``. It is
-            changed in place, and stays compiled.
+            is a crossentropy, whose label smoothing is left out, or the mean squared error for ``"ridge"``. Several
+            sigmoid units are one problem for each label. It is changed in place, and stays compiled.
         x: inputs as ``fit`` takes them, or a :class:`thaw.Dataset`, which is augmented only with ``views``.
         y: targets; ``None`` where ``x`` brings them. Default ``None``.
         solver: ``"lbfgs"`` (default), multinomial logistic regression; ``"svm"``, a linear support vector machine for
@@ -176,7 +177,7 @@ def solvable_head(flat, loss, solver, y, model=None):
 
     Raises:
         CannotSolve: something else is trainable, the head is not linear in its features, the loss is not that of its
-            task, or the targets are not one class, or one row of numbers, for each example.
+            task, or the targets are not one class, or one row of labels or numbers, for each example.
     """
     import keras
 
@@ -196,10 +197,10 @@ def solvable_head(flat, loss, solver, y, model=None):
             raise CannotSolve(f"Ridge regression needs a linear last layer and the mean squared error, and not {name}.")
     elif name not in CROSSENTROPIES or (head.activation == "linear") != from_logits:
         raise CannotSolve(f"The last layer is {head.activation} and the loss is {name}; a solver needs a crossentropy.")
+    elif head.units is not None:
+        raise CannotSolve("The last layer puts numbers into units, which a crossentropy does not take for logits.")
     elif (name == "binary_crossentropy") != (head.activation == "sigmoid" or (from_logits and head.dense.units == 1)):
         raise CannotSolve(f"The last layer is {head.activation} and the loss is {name}.")
-    elif name == "binary_crossentropy" and head.dense.units > 1:
-        raise CannotSolve("The labels are several yes or no questions for each example; a solver needs one class each.")
     dense = head.dense
     if not dense.use_bias or getattr(dense, "lora_enabled", False) or getattr(dense, "quantization_mode", None):
         raise CannotSolve(f"{dense.name} has no bias, or is quantized or has LoRA; a solver sets kernel and bias.")
@@ -221,12 +222,15 @@ def solvable_head(flat, loss, solver, y, model=None):
 def _targets(head, y, solver):
     """Return the targets as the solver takes them, and the number of its outputs."""
     units = head.dense.units
+    if solver != "ridge" and head.activation == "sigmoid" and units > 1:
+        return label_rows(y, units), units
     if solver != "ridge":
         return class_numbers(y, 2 if units == 1 else units), max(2, units)
     targets = np.asarray(y, np.float64)
     if targets.size != len(targets) * units:
         raise ValueError(f"The targets have shape {targets.shape[1:]}, and the model has {units} outputs.")
-    return targets.reshape(len(targets), units), units
+    targets = targets.reshape(len(targets), units)
+    return (targets if head.units is None else (targets - head.units.offset) / head.units.scale), units
 
 
 def fit_head(head, features, *, solver="lbfgs", seed=0):

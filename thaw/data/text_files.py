@@ -1,0 +1,190 @@
+"""Read labelled texts from a table (CSV, JSON lines, Parquet, a frame) or a folder with a subfolder for each class."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from thaw.data.class_names import class_name, note_merged
+from thaw.data.files import (
+    _Found,
+    _refuse_hidden_splits,
+    _split_folders,
+    _text_of_name,
+    _walk,
+    list_folder,
+    printable,
+)
+from thaw.data.image_paths import suffix_of
+from thaw.data.splits import SPLIT_NAMES
+from thaw.data.table_rows import read_rows
+from thaw.data.tables import _read_text
+
+# What people call the columns, in lower case, in the order in which one is taken.
+_NAMES = {
+    "text": "text texts sentence sentences review body content comment message question document description tweet "
+    "utterance title",
+    "label": "label labels class category target stars rating sentiment intent topic",
+    "split": "split set subset partition fold",
+    "group": "group",
+}
+
+
+def read_texts(
+    source: Any,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    split: str | None = None,
+    group: str | None = None,
+) -> tuple[dict[str, list], tuple[str, ...]]:
+    """Read labelled texts.
+
+    Args:
+        source: path of a table, or a frame, as :func:`thaw.data.table_rows.read_rows` takes it; or path of a folder
+            ``class/text.txt``, with or without train, val and test above the classes.
+        text: name of the column of texts; ``None`` (default) for "text" or another usual name.
+        label: name of the column of classes; ``None`` (default) for "label" or another usual name.
+        split: name of the column that says train, validation or test; ``None`` (default) for "split" or another usual
+            name, if there is one.
+        group: name of the column of groups, whose texts stay in one split; ``None`` (default) for "group", if there is
+            one.
+
+    Returns:
+        ``(columns, notes)``: lists under "name" (the file, or the table and the number of the row), "text", "label"
+        (``None`` where there is none) and where given "split" and "group"; and sentences for the user.
+
+    Raises:
+        FileNotFoundError: nothing is at ``source``.
+        ModuleNotFoundError: a Parquet file, and what reads it is not installed.
+        ValueError: the content is invalid, a column is missing, or columns are asked of a folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "reviews.csv")
+        ...     _ = path.write_text("body;stars\\nGood, really;5\\nBad;1\\n")
+        ...     columns, notes = read_texts(path, label="stars")
+        >>> columns["text"], columns["label"], columns["name"][0]
+        (['Good, really', 'Bad'], ['5', '1'], 'reviews.csv, row 1')
+    """
+    asked = {"text": text, "label": label, "split": split, "group": group}
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        if given := next((f"{name}={column!r}" for name, column in asked.items() if column is not None), None):
+            raise ValueError(f"{source} is a folder and has no column for {given}; leave it out, or give a table.")
+        return _read_folders(Path(source))
+    rows, notes = read_rows(source)
+    name = Path(source).name if isinstance(source, (str, os.PathLike)) else "the table"
+    columns, more = _columns(rows, asked, name)
+    return columns, (*notes, *more)
+
+
+def _columns(rows, asked, table) -> tuple[dict[str, list], list[str]]:
+    """Pick the columns that are used from a table, under our own names."""
+    taken, notes = {}, []
+    for name, column in asked.items():
+        wanted = [column] if column is not None else _NAMES[name].split()
+        alike = {class_name(heading).lower(): heading for heading in rows if heading not in taken.values()}
+        found = [alike[word] for word in (class_name(w).lower() for w in wanted) if word in alike]
+        if found and (column is not None or name != "split" or _holds_splits(rows[found[0]], found[0])):
+            taken[name] = found[0]
+        elif column is not None or name in ("text", "label"):
+            raise ValueError(
+                f"{table} has no column {column or name!r} (it has: {', '.join(map(repr, rows))}); name the one that "
+                f"holds the {name}, {name}=COLUMN."
+            )
+    other = [f"{c!r} for {name}" for name, c in taken.items() if asked[name] is None and c.lower() != name]
+    if other:
+        notes.append(f"Columns of {table} taken under another name: {', '.join(other)}.")
+    if unused := [heading for heading in rows if heading not in taken.values()]:
+        notes.append(f"Columns of {table} that are not used: {', '.join(unused)}.")
+    cells = {name: [_as_text(value) for value in rows[column]] for name, column in taken.items()}
+    columns = {"name": [f"{table}, row {i + 1}" for i in range(len(cells["text"]))], "text": cells["text"]}
+    columns["label"] = [class_name(cell) or None for cell in cells["label"]]
+    if not any(columns["label"]):
+        raise ValueError(f"{table}: the column {taken['label']!r} is empty in all rows; expected names of classes.")
+    if "split" in cells:
+        columns["split"] = [_split_of(cell, f"{table}, row {i + 1}") for i, cell in enumerate(cells["split"])]
+    if "group" in cells:
+        columns["group"] = [class_name(cell) or None for cell in cells["group"]]
+    return columns, notes + note_merged(cell for cell in cells["label"] if cell.strip())
+
+
+def _holds_splits(values, heading) -> bool:
+    """Does a column hold names of splits? Under another name than "split" it may be anything."""
+    names = [SPLIT_NAMES.get(_as_text(value).lower()) for value in values]
+    return heading.lower() == "split" or (None not in names and "train" in names)
+
+
+def _split_of(cell, row) -> str:
+    if (name := cell.lower()) not in SPLIT_NAMES:
+        raise ValueError(f"{row}: split is {cell!r}; expected train, validation or test.")
+    return SPLIT_NAMES[name]
+
+
+def _as_text(value) -> str:
+    if isinstance(value, float) and value.is_integer():  # the whole numbers of a column with gaps
+        value = int(value)
+    return "" if value is None else str(value)
+
+
+def _read_folders(root):
+    folders, loose = list_folder(root)
+    if not folders:
+        raise ValueError(f"{root} holds no folders; expected one folder of .txt files for each class")
+    splits = _split_folders(root, folders)
+    if not splits:
+        _refuse_hidden_splits(folders)
+    columns = {"name": [], "text": [], "label": []} | ({"split": []} if splits else {})
+    found, western, unread = _Found(), [], {}
+    for split, folder in (splits or {None: root}).items():
+        classes, beside = list_folder(folder)
+        found.others.update(map(suffix_of, beside))
+        for path in classes:
+            name = _text_of_name(path)
+            found.spellings.append(name)
+            for file in _walk(path, found):
+                if suffix_of(file) != ".txt":
+                    found.others[suffix_of(file)] += 1
+                    continue
+                columns["name"].append(file)
+                columns["text"].append(_read_file(file, western, unread))
+                columns["label"].append(class_name(name) or None)
+                if splits:
+                    columns["split"].append(split)
+    if splits:
+        found.others.update(map(suffix_of, loose))
+    if not columns["name"]:
+        raise ValueError(f"The folders of {root} hold no .txt files; expected one for each text")
+    notes = note_merged(found.spellings) + _note_files(found.others, western, unread)
+    return columns, tuple(notes)
+
+
+def _read_file(path, western, unread) -> str:
+    """Return the text of a file; an empty one where it cannot be read, which is said."""
+    try:
+        text, notes = _read_text(Path(path))
+    except (OSError, ValueError) as error:
+        unread[path] = getattr(error, "strerror", None) or "it is damaged, or is no text"
+        return ""
+    if notes:
+        western.append(path)
+    return text
+
+
+def _note_files(others: Counter, western: list[str], unread: dict[str, str]) -> list[str]:
+    notes = []
+    if others:
+        kinds = ", ".join(suffix or "without a suffix" for suffix, _ in others.most_common(5))
+        notes.append(f"Files ignored, because they are not .txt: {others.total()} ({kinds}).")
+    if western:
+        notes.append(
+            f"Files that are not UTF-8, and are read as Windows-1252 (Western European): {len(western)}, such as "
+            f"{printable(western[0])}; if their letters look wrong, save them in UTF-8."
+        )
+    if unread:
+        path, reason = next(iter(unread.items()))
+        notes.append(f"Files that cannot be read: {len(unread)}, such as {printable(path)} ({reason}).")
+    return notes
