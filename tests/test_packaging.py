@@ -128,7 +128,9 @@ def test_the_base_installation_is_light(metadata):
 
 
 def test_every_import_is_a_requirement(metadata):
-    declared = requirements(metadata.get_all("Requires-Dist"), extras=("", "cpu", "keras", "heif", "text", "int8", "parquet"))
+    declared = requirements(
+        metadata.get_all("Requires-Dist"), extras=("", "cpu", "keras", "heif", "text", "int8", "parquet")
+    )
     homes = importlib.metadata.packages_distributions()
     for path in (ROOT / "thaw").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
