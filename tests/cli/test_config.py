@@ -70,7 +70,7 @@ def test_tune_with_a_plan_file_keeps_the_plan_in_the_run(small_place, thaw, tmp_
     [
         ("epoch = 3", 'has an option "epoch"; expected "epochs".'),
         ("learning-rat = 3", 'has an option "learning-rat"; expected "learning_rate".'),
-        ("qqqq = 3", 'has an option "qqqq"; expected one of data, out, plan'),
+        ("qqqq = 3", 'has an option "qqqq"; expected one of data, out, task'),
         ('data = "photos"\nepochs = "three"', "Invalid value for '--epochs'"),
         ('data = "photos"\nepochs = 2.5', "Invalid value for '--epochs'"),
         ("epochs = true", "has epochs = True; expected a number or a string"),

@@ -168,7 +168,7 @@ def test_estimate_batchnorm_restores_everything_after_an_interruption(error):
         if error is MemoryError:
             raise error
         for i in range(1000):
-            if i % 200 == 0:  # again: one that comes inside a destructor is lost
+            if i % 20 == 0:  # again and again: one that comes inside a destructor is lost
                 _thread.interrupt_main()  # as Ctrl-C does
             yield X[20:40]
 

@@ -305,8 +305,9 @@ def remove_head(model):
     """Cut a model behind its last feature map.
 
     Walks back from the output over pooling, flattening, dense layers, activations, dropout and casts to the last tensor
-    with height, width and channels. A model without such a tensor loses its last dense layer. A wide head goes as a
-    whole, with all that it reads of the layers in between. Of a blend (:func:`thaw.models.blend_models`), what is left
+    with height, width and channels. A model without such a tensor loses its last dense layer, with the dropout before
+    it and the pooling of a masked sequence, which :func:`attach_head` brings again. A wide head goes as a whole, with
+    all that it reads of the layers in between. Of a blend (:func:`thaw.models.blend_models`), what is left
     is the backbone of the last of its models.
 
     Args:
@@ -352,11 +353,22 @@ def remove_head(model):
     if cut is None:
         cuts = (_before_last_dense(made_by[id(t)], in_chain=t is not chain[-1]) for t in chain)
         cut = next((c for c in cuts if c is not None), output)
+        cut = cut if cut is output else _before_pooling(cut, made_by)
     if cut is output:
         return model
     if id(cut) in made_by and made_by[id(cut)].is_input:
         raise ValueError(f"{model.name} is all head: nothing is left before its dense layers.")
     return keras.Model(model.inputs[0], cut, name=model.name)
+
+
+def _before_pooling(tensor, made_by):
+    """Go back from what a dense layer reads over dropout, and over the pooling of a masked sequence."""
+    from keras import layers
+
+    while (node := made_by.get(id(tensor))) is not None and isinstance(node.operation, layers.Dropout):
+        tensor = node.input_tensors[0]
+    pools = node is not None and isinstance(node.operation, (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D))
+    return node.input_tensors[0] if pools and len(node.input_tensors) == 2 else tensor
 
 
 def _before_last_dense(node, in_chain):

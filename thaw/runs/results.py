@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from thaw.targets import MultiLabel
-
 
 def measure(model, splits, *, batch_size, seed, spread=None):
     """Measure a model on the test images, or on the validation images where there are none.
@@ -64,6 +60,8 @@ def compared_with_baseline(metrics, task, y):
     Returns:
         The same dict.
     """
+    from thaw.targets import MultiLabel
+
     if isinstance(task, MultiLabel):
         metrics["baseline"] = task.baseline(y)
         low = metrics["mean_average_precision"]["low"]
@@ -90,7 +88,10 @@ def predictions_table(model, splits, *, batch_size, spread=None):
         A dict of columns: ``path``, where there are files; and for each label its truth, whether it is predicted and
         its probability, or for each number its truth, the prediction, and the ends of its interval.
     """
+    import numpy as np
+
     from thaw.features.predictions import predict_targets
+    from thaw.targets import MultiLabel
 
     split = "validation" if splits.test is None else "test"
     y, p = predict_targets(model, getattr(splits, split), task=splits.task, batch_size=batch_size)

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
-from thaw.targets import MultiLabel, Regression
-from thaw.tasks import Classification
-
 TASK = "task.json"
 MIN_HELD_OUT = 15  # validation examples that an interval is worth, and as many again to choose the best epoch by
 
@@ -26,6 +21,8 @@ def task_to_dict(task, spread=None):
         >>> task_from_dict(task_to_dict(MultiLabel(["a", "b"], thresholds=0.4)), ["a", "b"])[0].thresholds
         (0.4, 0.4)
     """
+    from thaw.targets import MultiLabel
+
     kind = "multilabel" if isinstance(task, MultiLabel) else "regression"
     return {"task": kind, **dataclasses.asdict(task)} | ({} if spread is None else {"interval": spread})
 
@@ -40,6 +37,9 @@ def task_from_dict(saved, labels):
     Returns:
         ``(task, spread)``.
     """
+    from thaw.targets import MultiLabel, Regression
+    from thaw.tasks import Classification
+
     if saved is None:
         return Classification(labels), None
     kind = {"multilabel": MultiLabel, "regression": Regression}[saved["task"]]
@@ -58,6 +58,8 @@ def hold_out(splits, seed):
         ``(splits, held_out, notes)``: the splits with the other half as validation, and a :class:`thaw.Dataset`;
         ``None`` where there are too few validation examples.
     """
+    import numpy as np
+
     n = len(splits.validation)
     groups = np.arange(n) if splits.validation.groups is None else splits.validation.groups
     numbers = np.unique(groups, return_inverse=True)[1]
@@ -90,6 +92,7 @@ def decide_by_held_out(model, task, splits, held_out, *, batch_size):
     """
     from thaw.features.predictions import predict_targets
     from thaw.metrics import best_thresholds, residual_spread
+    from thaw.targets import Regression
 
     options = {"task": task, "batch_size": batch_size, "runtime": "tensorflow"}
     if isinstance(task, Regression):
