@@ -24,7 +24,7 @@ from thaw.data.column_kinds import (
     find_kind,
     is_number,
 )
-from thaw.data.splits import FRACTIONS, SPLIT_NAMES, SPLITS, Splits
+from thaw.data.splits import FRACTIONS, SPLIT_NAMES, SPLITS, Splits, holds_splits
 from thaw.data.splitting import check_split_arguments, split_examples
 from thaw.data.table_rows import read_rows
 
@@ -106,7 +106,7 @@ def load_table(
     check_split_arguments(splits, 1.0, balance)
     seed = as_seed(seed)
     table, notes = read_rows(data)
-    split = split or next((name for name in table if name.lower() == "split" and _holds_splits(table[name])), None)
+    split = split or next((name for name in table if name.lower() == "split" and holds_splits(table[name])), None)
     for argument, name in (("label", label), ("split", split), ("group", group), ("time", time)):
         if name is not None and name not in table:
             raise ValueError(f"The table has no column {name!r} for {argument}= (it has: {', '.join(table)}).")
@@ -178,11 +178,6 @@ def _check_arguments(task, columns) -> None:
         raise ValueError(f"columns={columns!r}; expected a dict from name to kind, or a list of names.")
     if isinstance(columns, dict) and (wrong := [k for k in columns.values() if k not in (*KINDS, IGNORED)]):
         raise ValueError(f"columns has the kind {wrong[0]!r}; expected one of {', '.join((*KINDS, IGNORED))}.")
-
-
-def _holds_splits(values) -> bool:
-    names = {SPLIT_NAMES.get(str(value).lower()) for value in values}
-    return None not in names and "train" in names
 
 
 def _is_numeric(values, label, task) -> bool:

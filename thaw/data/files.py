@@ -99,7 +99,7 @@ def read_folders(source: str | os.PathLike) -> tuple[dict[str, list], tuple[str,
         (['1.png', '2.png'], ['cat', 'dog'])
     """
     root = Path(source)
-    found = _Found()
+    found = FoundFiles()
     folders, loose = list_folder(root, found.ignored, found.unreadable)
     if not folders and not loose:
         raise ValueError(f"{root} is empty; expected one folder of images for each class, such as {root}/cat")
@@ -108,7 +108,7 @@ def read_folders(source: str | os.PathLike) -> tuple[dict[str, list], tuple[str,
             f"{root} holds files but no folders; expected one folder for each class: move the images of a "
             f"class into {root}/CLASS"
         )
-    splits = _split_folders(root, folders)
+    splits = split_folders(root, folders)
     if splits:
         found.columns["split"] = []
         for split, folder in splits.items():
@@ -116,7 +116,7 @@ def read_folders(source: str | os.PathLike) -> tuple[dict[str, list], tuple[str,
         # Images next to the split folders have no class either; those inside them were added above.
         found.add(_only_images(loose), None, "train")
     else:
-        _refuse_hidden_splits(folders)
+        refuse_hidden_splits(folders)
         _add_classes(root, None, found)
     if not any(label is not None for label in found.columns["label"]):
         there = f" (there are: {_common(found.others)})" if found.others else ""
@@ -125,24 +125,34 @@ def read_folders(source: str | os.PathLike) -> tuple[dict[str, list], tuple[str,
 
 
 @dataclass
-class _Found:
-    """What is found while the folders are read."""
+class FoundFiles:
+    """What is found while the folders are read.
+
+    Attributes:
+        columns: lists under "image", "label" and, where there are splits, "split".
+        notes: sentences for the user.
+        spellings: names of the class folders, as they are written.
+        others: how many files of each suffix are not used.
+        ignored: how many files are in folders of systems, by the folder's name.
+        unreadable: dict from the path of what cannot be read to the reason.
+    """
 
     columns: dict[str, list] = field(default_factory=lambda: {"image": [], "label": []})
     notes: list[str] = field(default_factory=list)
-    spellings: list[str] = field(default_factory=list)  # of the classes
-    others: Counter[str] = field(default_factory=Counter)  # suffixes of no image
-    ignored: Counter[str] = field(default_factory=Counter)  # files in folders of systems, by the folder's name
-    unreadable: dict[str, str] = field(default_factory=dict)  # path to reason
+    spellings: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def add(self, files: list[str], label: str | None, split: str | None) -> None:
+        """Add image files of one class and one split."""
         self.columns["image"] += files
         self.columns["label"] += [label] * len(files)
         if "split" in self.columns:
             self.columns["split"] += [split] * len(files)
 
 
-def _note_ignored(found: _Found) -> list[str]:
+def _note_ignored(found: FoundFiles) -> list[str]:
     notes = []
     raw = Counter({suffix: count for suffix, count in found.others.items() if suffix in _RAW_SUFFIXES})
     others = found.others - raw
@@ -171,8 +181,16 @@ def _common(counts: Counter[str]) -> str:
     return ", ".join(printable(name) for name, _ in counts.most_common(5))
 
 
-def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
-    """Return split to folder, train first; empty if the folders are classes."""
+def split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
+    """Return split to folder, train first; empty if the folders are classes.
+
+    Args:
+        root: path of the data.
+        folders: the folders in it.
+
+    Raises:
+        ValueError: two folders of one split, splits next to classes, or no train.
+    """
     named = [folder for folder in folders if _split_name(folder)]
     others = [folder.name for folder in folders if folder not in named]
     by_split: dict[str, Path] = {}
@@ -205,8 +223,15 @@ def _holds_classes(folder: Path, classes: list[str]) -> bool:
     return any(inside.name in classes for inside in list_folder(folder)[0])
 
 
-def _refuse_hidden_splits(folders: list[Path]) -> None:
-    """Refuse splits that are not recognized as such: what is in them would be mixed, and the test trained on."""
+def refuse_hidden_splits(folders: list[Path]) -> None:
+    """Refuse splits that are not recognized as such: what is in them would be mixed, and the test trained on.
+
+    Args:
+        folders: those that are taken for classes.
+
+    Raises:
+        ValueError: each holds folders of splits, or two hold the same folders.
+    """
     below = {folder: list_folder(folder)[0] for folder in folders}
     splits = [{_split_name(path) for path in paths} for paths in below.values()]
     inside = {folder: {path.name for path in paths} for folder, paths in below.items()}
@@ -226,17 +251,17 @@ def _refuse_hidden_splits(folders: list[Path]) -> None:
                 )
 
 
-def _add_classes(folder: Path, split: str | None, found: _Found) -> None:
+def _add_classes(folder: Path, split: str | None, found: FoundFiles) -> None:
     # Those of the root are counted.
     classes, loose = list_folder(folder, found.ignored if split else None, found.unreadable)
-    names = [_text_of_name(path) for path in classes]
+    names = [name_as_text(path) for path in classes]
     for path, name in zip(classes, names, strict=True):
         if not class_name(name):
             raise ValueError(f"the name of the folder {str(path)!a} has no visible letter; rename it")
     if split and not classes:
         raise ValueError(f"{folder} holds no folders; expected one for each class in it, such as {folder}/cat")
     for path, name in zip(classes, names, strict=True):
-        files = [file for file in _walk(path, found) if _is_image(file, found.others)]
+        files = [file for file in walk_folder(path, found) if _is_image(file, found.others)]
         if not files:
             found.notes.append(f"The folder {printable(str(path))} holds no images and is left out.")
         else:
@@ -245,8 +270,15 @@ def _add_classes(folder: Path, split: str | None, found: _Found) -> None:
     found.add(_only_images(loose), None, split)
 
 
-def _text_of_name(folder: Path) -> str:
-    """Name of a folder as text, also where the locale does not know its letters, as ``LC_ALL=C``."""
+def name_as_text(folder: Path) -> str:
+    """Return the name of a folder as text, also where the locale does not know its letters, as ``LC_ALL=C``.
+
+    Args:
+        folder: its path.
+
+    Raises:
+        ValueError: the name is not UTF-8.
+    """
     try:
         return folder.name.encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
@@ -306,8 +338,13 @@ def list_folder(
     return folders, files
 
 
-def _walk(folder: Path, found: _Found) -> list[str]:
-    """All files below, sorted; each real folder once, since a link may lead back up."""
+def walk_folder(folder: Path, found: FoundFiles) -> list[str]:
+    """Return all files below a folder, sorted; each real folder is read once, since a link may lead back up.
+
+    Args:
+        folder: its path.
+        found: gets what is ignored, and what cannot be read.
+    """
     files, seen, pending = [], set(), [folder]
     while pending:
         path = pending.pop()

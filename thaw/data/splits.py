@@ -26,6 +26,21 @@ BALANCES = ("auto", "none", "balanced", "logit-adjustment")
 FRACTIONS = (0.7, 0.15, 0.15)  # of train, validation and test
 
 
+def holds_splits(values: Sequence) -> bool:
+    """Say whether all values of a column are names of splits, train among them.
+
+    Args:
+        values: of the column.
+
+    Example:
+        >>> from thaw.data.splits import holds_splits
+        >>> holds_splits(["Train", "val"]), holds_splits(["train", "bus"])
+        (True, False)
+    """
+    names = {SPLIT_NAMES.get(str(value).lower()) for value in values}
+    return None not in names and "train" in names
+
+
 @dataclass(frozen=True)
 class RejectedFile:
     """A file that is left out of training.

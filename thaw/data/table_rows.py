@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thaw.data.class_names import class_name
-from thaw.data.tables import _cells, _read_text, _reader
+from thaw.data.tables import csv_rows, first_cells, read_text
 
 CSV_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
@@ -81,10 +81,10 @@ def _read_file(path: Path) -> tuple[dict[str, list], list[str]]:
 
 
 def _read_csv(path: Path) -> tuple[dict[str, list], list[str]]:
-    text, notes = _read_text(path)
+    text, notes = read_text(path)
     if not text.strip():
         raise ValueError(f"{path} is empty; expected a table with the names of its columns in the first line.")
-    reader = _reader(text, _separator(text))
+    reader = csv_rows(text, _separator(text))
     header, rows = None, []
     try:
         for row in reader:
@@ -118,14 +118,14 @@ def _separator(text: str) -> str:
     lines = [line for line in text.splitlines()[:_ROWS_TO_LOOK_AT] if line.strip()]
 
     def evenness(separator):
-        counts = [len(_cells(line, separator)) for line in lines]
+        counts = [len(first_cells(line, separator)) for line in lines]
         return (len(set(counts)) == 1 and counts[0] > 1, counts[0])
 
     return max(_SEPARATORS, key=evenness)
 
 
 def _read_json_lines(path: Path) -> tuple[dict[str, list], list[str]]:
-    text, notes = _read_text(path)
+    text, notes = read_text(path)
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():

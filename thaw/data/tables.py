@@ -107,7 +107,7 @@ def read_columns(source, group, time, label, convert):
         raise ValueError(
             f"{source} is a file; expected a folder of images, or a table that ends in .csv, .tsv, .tab or .txt"
         )
-    text, notes = _read_text(source)
+    text, notes = read_text(source)
     table, more = _read_table(source, text)
     first, *others = [label] if label is None or isinstance(label, str) else label
     positions = _column_positions(table, {"group": group, "time": time, "label": first})
@@ -148,7 +148,18 @@ def _classes(table, targets):
     return {"label": labels}, (), note_merged(cell for cell in cells if cell.strip())
 
 
-def _read_text(source: Path) -> tuple[str, list[str]]:
+def read_text(source: Path) -> tuple[str, list[str]]:
+    """Read a file as text: UTF-8, UTF-16, UTF-32 or Windows-1252.
+
+    Args:
+        source: path of the file.
+
+    Returns:
+        ``(text, notes)``; a note where it was no Unicode.
+
+    Raises:
+        ValueError: it is a file of another kind, or no text.
+    """
     data = source.read_bytes()
     for begin, kind in _OTHER_FILES.items():
         if data.startswith(begin):
@@ -200,7 +211,7 @@ def _read_table(source: Path, text: str) -> tuple[_Table, list[str]]:
     text, skipped = text[begin:], _line_breaks(text[:begin])
     if not text.strip():
         raise ValueError(f"{source} is empty; expected a table with the columns image and label")
-    reader = _reader(text, separator)
+    reader = csv_rows(text, separator)
     rows, lines = [], []
     try:
         for row in reader:
@@ -214,7 +225,7 @@ def _read_table(source: Path, text: str) -> tuple[_Table, list[str]]:
             "twice, close each one, and put nothing but a separator behind a closing quote"
         ) from None
     if len(rows[0]) == 1 and (inside := _separator(rows[0][0])):  # each line is in quotes as a whole
-        rows = [_cells(row[0], inside) if len(row) == 1 else row for row in rows]
+        rows = [first_cells(row[0], inside) if len(row) == 1 else row for row in rows]
     header = [_heading(cell) for cell in rows[0]]
     below = [i for i, row in enumerate(rows) if list(map(_heading, row)) != header]  # some tables are several in one
     notes = []
@@ -245,7 +256,7 @@ def _find_header(text: str) -> tuple[int, str]:
             break
         begin = line.end()
     # Where no separator gives the columns we need, the error shows what the likeliest gives.
-    return begin, said or _separator(text[begin:]) or max(_SEPARATORS, key=lambda s: len(_cells(text[begin:], s)))
+    return begin, said or _separator(text[begin:]) or max(_SEPARATORS, key=lambda s: len(first_cells(text[begin:], s)))
 
 
 def _line_breaks(text: str) -> int:
@@ -255,7 +266,7 @@ def _line_breaks(text: str) -> int:
 def _separator(text: str) -> str | None:
     """The separator under which the first row names the columns image and label."""
     for separator in _SEPARATORS:
-        header = [_heading(cell) for cell in _cells(text, separator)]
+        header = [_heading(cell) for cell in first_cells(text, separator)]
         if _positions_of("image", header) and _positions_of("label", header):
             return separator
     return None
@@ -265,7 +276,13 @@ def _heading(cell: str) -> str:
     return class_name(cell).lstrip("# ")
 
 
-def _reader(text: str, separator: str) -> Iterator[list[str]]:
+def csv_rows(text: str, separator: str) -> Iterator[list[str]]:
+    """Return a reader of the rows of a table, each a list of cells.
+
+    Args:
+        text: content of the table; one that begins with ``'`` has it for its quotes.
+        separator: of the cells.
+    """
     quote = "'" if text.lstrip().startswith("'") else '"'
     # With newline="" the csv module keeps line breaks inside quotes.
     return csv.reader(
@@ -273,10 +290,15 @@ def _reader(text: str, separator: str) -> Iterator[list[str]]:
     )
 
 
-def _cells(text: str, separator: str) -> list[str]:
-    """The cells of the first row; none where they cannot be separated so."""
+def first_cells(text: str, separator: str) -> list[str]:
+    """Return the cells of the first row; none where they cannot be separated so.
+
+    Args:
+        text: content of a table.
+        separator: of the cells.
+    """
     try:
-        return next(_reader(text, separator), [])
+        return next(csv_rows(text, separator), [])
     except csv.Error:
         return []
 

@@ -9,18 +9,18 @@ from typing import Any
 
 from thaw.data.class_names import class_name, note_merged
 from thaw.data.files import (
-    _Found,
-    _refuse_hidden_splits,
-    _split_folders,
-    _text_of_name,
-    _walk,
+    FoundFiles,
     list_folder,
+    name_as_text,
     printable,
+    refuse_hidden_splits,
+    split_folders,
+    walk_folder,
 )
 from thaw.data.image_paths import suffix_of
-from thaw.data.splits import SPLIT_NAMES
+from thaw.data.splits import SPLIT_NAMES, holds_splits
 from thaw.data.table_rows import read_rows
-from thaw.data.tables import _read_text
+from thaw.data.tables import read_text
 
 # What people call the columns, in lower case, in the order in which one is taken.
 _NAMES = {
@@ -88,7 +88,8 @@ def _columns(rows, asked, table) -> tuple[dict[str, list], list[str]]:
         wanted = [column] if column is not None else _NAMES[name].split()
         alike = {class_name(heading).lower(): heading for heading in rows if heading not in taken.values()}
         found = [alike[word] for word in (class_name(w).lower() for w in wanted) if word in alike]
-        if found and (column is not None or name != "split" or _holds_splits(rows[found[0]], found[0])):
+        is_named = column is not None or name != "split" or (found and found[0].lower() == "split")
+        if found and (is_named or holds_splits(rows[found[0]])):  # under another name it may be anything
             taken[name] = found[0]
         elif column is not None or name in ("text", "label"):
             raise ValueError(
@@ -112,12 +113,6 @@ def _columns(rows, asked, table) -> tuple[dict[str, list], list[str]]:
     return columns, notes + note_merged(cell for cell in cells["label"] if cell.strip())
 
 
-def _holds_splits(values, heading) -> bool:
-    """Does a column hold names of splits? Under another name than "split" it may be anything."""
-    names = [SPLIT_NAMES.get(_as_text(value).lower()) for value in values]
-    return heading.lower() == "split" or (None not in names and "train" in names)
-
-
 def _split_of(cell, row) -> str:
     if (name := cell.lower()) not in SPLIT_NAMES:
         raise ValueError(f"{row}: split is {cell!r}; expected train, validation or test.")
@@ -134,18 +129,18 @@ def _read_folders(root):
     folders, loose = list_folder(root)
     if not folders:
         raise ValueError(f"{root} holds no folders; expected one folder of .txt files for each class")
-    splits = _split_folders(root, folders)
+    splits = split_folders(root, folders)
     if not splits:
-        _refuse_hidden_splits(folders)
+        refuse_hidden_splits(folders)
     columns = {"name": [], "text": [], "label": []} | ({"split": []} if splits else {})
-    found, western, unread = _Found(), [], {}
+    found, western, unread = FoundFiles(), [], {}
     for split, folder in (splits or {None: root}).items():
         classes, beside = list_folder(folder)
         found.others.update(map(suffix_of, beside))
         for path in classes:
-            name = _text_of_name(path)
+            name = name_as_text(path)
             found.spellings.append(name)
-            for file in _walk(path, found):
+            for file in walk_folder(path, found):
                 if suffix_of(file) != ".txt":
                     found.others[suffix_of(file)] += 1
                     continue
@@ -165,7 +160,7 @@ def _read_folders(root):
 def _read_file(path, western, unread) -> str:
     """Return the text of a file; an empty one where it cannot be read, which is said."""
     try:
-        text, notes = _read_text(Path(path))
+        text, notes = read_text(Path(path))
     except (OSError, ValueError) as error:
         unread[path] = getattr(error, "strerror", None) or "it is damaged, or is no text"
         return ""

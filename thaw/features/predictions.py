@@ -164,13 +164,29 @@ def evaluate(
     if task is not None and task.activation != "softmax":
         y, p = predict_targets(model, x, y, task=task, batch_size=batch_size, views=views, flips=flips)
         found = {"views": views} if views > 1 else {}
-        if isinstance(task, MultiLabel):
-            return found | multilabel_metrics(y, p, labels=task.labels, thresholds=task.thresholds, seed=seed)
-        options = {"spread": spread, "levels": task.levels, "seed": seed}
-        return found | regression_metrics(y, p, targets=task.targets, **options)
+        return found | metrics_of_targets(y, p, task=task, spread=spread, seed=seed)
     labels = labels if task is None else task.labels
     y, p = predict_proba_with_labels(model, x, y, batch_size=batch_size, views=views, flips=flips)
     return ({"views": views} if views > 1 else {}) | classification_metrics(y, p, labels=labels, seed=seed)
+
+
+def metrics_of_targets(y, predictions, *, task, spread=None, seed=0):
+    """Compute the metrics of several labels, or of numbers.
+
+    Args:
+        y: ``(n, task.units)`` targets.
+        predictions: of the same shape, as :func:`predict_targets` returns them.
+        task: :class:`thaw.targets.MultiLabel` or :class:`thaw.targets.Regression`.
+        spread: as in :func:`evaluate`.
+        seed: seed of the bootstrap. Default 0.
+
+    Returns:
+        The result of :func:`thaw.metrics.multilabel_metrics` or :func:`thaw.metrics.regression_metrics`.
+    """
+    if isinstance(task, MultiLabel):
+        return multilabel_metrics(y, predictions, labels=task.labels, thresholds=task.thresholds, seed=seed)
+    options = {"spread": spread, "levels": task.levels, "seed": seed}
+    return regression_metrics(y, predictions, targets=task.targets, **options)
 
 
 def predict_targets(model, x, y=None, *, task, batch_size=32, runtime="auto", views=1, flips="horizontal"):

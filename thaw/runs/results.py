@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def measure(model, splits, *, batch_size, seed, spread=None):
+def measure(model, splits, *, batch_size, seed):
     """Measure a model on the test images, or on the validation images where there are none.
 
     Args:
@@ -11,19 +11,15 @@ def measure(model, splits, *, batch_size, seed, spread=None):
         splits: :class:`~thaw.data.splits.Splits`.
         batch_size: examples in a batch.
         seed: seed of the bootstrap.
-        spread: of predicted numbers, as for :func:`thaw.evaluate`. Default ``None``.
 
     Returns:
         The dict of :func:`thaw.evaluate`, with ``split``, and ``majority``, the accuracy of always predicting the most
-        frequent class; of several labels ``baseline``, the mean average precision of one score for all examples.
+        frequent class.
     """
     from thaw.features.predictions import evaluate
 
     split = "validation" if splits.test is None else "test"
     examples = getattr(splits, split)
-    if splits.task.activation != "softmax":
-        found = evaluate(model, examples, task=splits.task, spread=spread, batch_size=batch_size, seed=seed)
-        return compared_with_baseline({"split": split} | found, splits.task, examples.y)
     found = evaluate(model, examples, labels=splits.labels, batch_size=batch_size, seed=seed)
     return compared_with_majority({"split": split} | found, splits.task, examples.y)
 
@@ -75,27 +71,39 @@ def compared_with_baseline(metrics, task, y):
     return metrics
 
 
-def predictions_table(model, splits, *, batch_size, spread=None):
-    """Return the predictions of the examples that were measured, as columns.
+def measure_targets(model, splits, *, batch_size, seed, spread=None):
+    """Measure several labels, or numbers, on the test images, or on the validation images where there are none.
 
     Args:
         model: ``keras.Model``; unchanged.
         splits: :class:`~thaw.data.splits.Splits` of several labels or of numbers.
         batch_size: examples in a batch.
-        spread: as for :func:`measure`.
+        seed: seed of the bootstrap.
+        spread: of predicted numbers, as for :func:`thaw.evaluate`. Default ``None``.
 
     Returns:
-        A dict of columns: ``path``, where there are files; and for each label its truth, whether it is predicted and
-        its probability, or for each number its truth, the prediction, and the ends of its interval.
+        ``(metrics, columns)``: the dict of :func:`thaw.evaluate`, with ``split``, and ``baseline``, of several labels
+        the mean average precision of one score for all examples; and the predictions as columns: ``path``, where there
+        are files, and for each label its truth, whether it is predicted and its probability, or for each number its
+        truth, the prediction, and the ends of its interval.
     """
-    import numpy as np
-
-    from thaw.features.predictions import predict_targets
-    from thaw.targets import MultiLabel
+    from thaw.features.predictions import metrics_of_targets, predict_targets
 
     split = "validation" if splits.test is None else "test"
-    y, p = predict_targets(model, getattr(splits, split), task=splits.task, batch_size=batch_size)
+    examples = getattr(splits, split)
+    y, p = predict_targets(model, examples, task=splits.task, batch_size=batch_size)
+    metrics = {"split": split} | metrics_of_targets(y, p, task=splits.task, spread=spread, seed=seed)
     columns = {} if splits.files is None else {"path": list(splits.files[split])}
+    columns |= _predictions_table(splits, y, p, spread)
+    return compared_with_baseline(metrics, splits.task, examples.y), columns
+
+
+def _predictions_table(splits, y, p, spread):
+    import numpy as np
+
+    from thaw.targets import MultiLabel
+
+    columns = {}
     if isinstance(splits.task, MultiLabel):
         chosen = p >= np.array(splits.task.thresholds or [0.5] * splits.task.units)
         for c, label in enumerate(splits.labels):

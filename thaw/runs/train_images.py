@@ -15,7 +15,7 @@ from thaw.runs.config import FILE_OPTIONS, PATH_OPTIONS, config_text
 from thaw.runs.folder import CONFIG, FOLDS, UNFINISHED, refuse_finished, write_run
 from thaw.runs.frozen_model import CHOICE, adjust_for_classes, choose_features, solve_frozen
 from thaw.runs.resolved_plan import PLAN, RECORD, default_plan, resolve_plan, scaled_plan
-from thaw.runs.results import measure, predictions_table, quarantine
+from thaw.runs.results import measure, measure_targets, quarantine
 from thaw.runs.task_file import decide_by_held_out, hold_out
 from thaw.runs.time_limit import advice_minutes, plan_in_time
 
@@ -228,8 +228,9 @@ def tune_images(
             task, spread, more = decide_by_held_out(model, task, splits, held_out, batch_size=batch_size)
             splits = dataclasses.replace(splits, task=task)
             notes += more
-            tables["predictions"] = predictions_table(model, splits, batch_size=batch_size, spread=spread)
-        metrics = measure(model, splits, **sizes, spread=spread)
+            metrics, tables["predictions"] = measure_targets(model, splits, **sizes, spread=spread)
+        else:
+            metrics = measure(model, splits, **sizes)
         metrics["weight_change"] = [dataclasses.asdict(stage) for stage in changes]
         metrics["weight_change_by_phase"] = history.weight_change
         if retention is not None:

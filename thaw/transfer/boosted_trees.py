@@ -9,12 +9,12 @@ import numpy as np
 
 from thaw._validation import as_int, as_seed
 from thaw.data.column_kinds import Column
-from thaw.features.predictions import predict_proba
+from thaw.features.predictions import predict_proba, predict_targets
+from thaw.metrics.classification import MIN_PROBABILITY
 from thaw.metrics.intervals import Estimate, bootstrap
 from thaw.tasks import Task, class_numbers
 
 MAX_CATEGORIES = 254  # that scikit-learn's histograms tell apart; rarer ones are missing values
-MIN_PROBABILITY = 1e-7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,7 +139,8 @@ def compare_with_trees(model, splits, trees, *, seed=0):
     name, part = ("test", splits.test) if splits.test is not None else ("validation", splits.validation)
     y, by_trees, task = _targets(part.y, splits.task), trees.predict(part.x), splits.task
     if task.activation == "linear":
-        squared = [(_numbers(model, part) - y) ** 2, (by_trees[:, 0] - y) ** 2]
+        predicted = predict_targets(model, part, task=task, runtime="tensorflow")[1][:, 0]
+        squared = [(predicted - y) ** 2, (by_trees[:, 0] - y) ** 2]
         own, other = (float(np.sqrt(errors.mean())) for errors in squared)
         difference = bootstrap(lambda a, b: np.sqrt(a.mean(axis=1)) - np.sqrt(b.mean(axis=1)), *squared, seed=seed)
         metric, is_better = "root mean squared error", difference.value < 0
@@ -159,10 +160,6 @@ def _sentence(name, n, metric, own, other, difference: Estimate, is_better) -> s
     low, high = difference.low, difference.high
     chance = ", which may be chance" if low <= 0 <= high else ""
     return f"{text}: {better} by {abs(difference.value):.3g} (difference {low:.3g} to {high:.3g}){chance}."
-
-
-def _numbers(model, part):
-    return np.concatenate([np.asarray(model(batch, training=False)) for batch in part.inputs(256)])[:, 0]
 
 
 def _targets(y, task):
