@@ -11,7 +11,8 @@ expects it to. Anything else is "FAILED", and the command ends with 1. "-" is a 
 - frozen: after a phase of the head the weights below it are bit-identical, and those of the head have changed;
 - unfrozen: after a phase of all stages every weight that can be trained has changed, and no other;
 - resume: killed (kill -9) in the second phase and started again, it ends with the same bits as the run that was not;
-- evaluate: the accuracy that thaw reports is that computed by hand from model.predict;
+- evaluate: the accuracy that thaw reports is that computed by hand from model.predict; of several labels the share of
+  rows with all of them right, of numbers the root mean squared error of each;
 - open: a process with only Keras (and the user's own classes) opens the saved file and predicts the same to 1e-6;
 - export: the exported SavedModel, loaded by TensorFlow, predicts the same to 1e-5.
 """
@@ -183,11 +184,22 @@ def whole_run(name, folder):
             raise Wrong(state["judged"]["all"])
 
     def evaluate():
-        found = thaw.evaluate(model, x, y, batch_size=zoo.BATCH)
         p = np.asarray(model.predict(for_keras(x), batch_size=zoo.BATCH, verbose=0), "float64")
-        by_hand = float((p.argmax(axis=-1) == y).mean())
-        if abs(found["accuracy"]["value"] - by_hand) > 1e-6:
-            raise Wrong(f"accuracy {found['accuracy']['value']}, by hand {by_hand}")
+        if kind.predicts == "classes":
+            found = [thaw.evaluate(model, x, y, batch_size=zoo.BATCH)["accuracy"]["value"]]
+            by_hand = [(p.argmax(axis=-1) == y).mean()]
+        elif kind.predicts == "labels":
+            task = thaw.MultiLabel([f"label {i}" for i in range(p.shape[1])])
+            found = [thaw.evaluate(model, x, y, task=task, batch_size=zoo.BATCH)["subset_accuracy"]["value"]]
+            is_probability = p.min() >= 0 and p.max() <= 1  # else they are logits
+            by_hand = [((p >= (0.5 if is_probability else 0)) == y).all(axis=1).mean()]
+        else:
+            task = thaw.Regression([f"target {i}" for i in range(p.shape[1])])
+            targets = thaw.evaluate(model, x, y, task=task, batch_size=zoo.BATCH)["targets"]
+            found = [target["rmse"]["value"] for target in targets]
+            by_hand = np.sqrt(((p - y.reshape(p.shape)) ** 2).mean(axis=0))
+        if not np.allclose(found, by_hand, rtol=1e-5, atol=1e-6):
+            raise Wrong(f"evaluate gives {found}, by hand it is {list(map(float, by_hand))}")
 
     def save():
         reset_states(model)
@@ -198,6 +210,10 @@ def whole_run(name, folder):
         np.savez(f"{folder}/outputs.npz", **{str(i): value for i, value in enumerate(outputs)})
         with open(f"{folder}/structure.json", "w") as file:
             json.dump(sorted(x) if isinstance(x, dict) else len(inputs), file)
+        takes = getattr(model, "input", None)  # an exported model takes the structure that it was built with
+        order = [tensor.name for tensor in takes] if isinstance(x, dict) and isinstance(takes, list) else None
+        with open(f"{folder}/exported.json", "w") as file:
+            json.dump([order, isinstance(takes, tuple)], file)
         model.save(f"{folder}/model.keras")
 
     def export():
@@ -249,7 +265,7 @@ def run_all(name, folder):
     for cell, function in functions.items():
         if cell == "unfrozen" and cells["frozen"][0] != WORKS and "judged" not in state:
             cells[cell] = cells["frozen"]
-        elif cell == "evaluate" and zoo.MODELS[name].predicts != "classes":
+        elif cell == "evaluate" and zoo.MODELS[name].predicts == "other":
             cells[cell] = NONE, ""
         elif cell == "open" and state.get("unsaveable"):  # announced by preflight; here it is seen to be true
             opened, _ = outcome(lambda: _reopen(functions["open"], folder))
@@ -334,7 +350,9 @@ def _by_tensorflow(folder, x):
     import tensorflow as tf
 
     loaded = tf.saved_model.load(f"{folder}/served")  # its variables live as long as this object
-    parts = []
+    with open(f"{folder}/exported.json") as file:
+        order, as_tuple = json.load(file)
+    x, parts = [x[name] for name in order] if order else tuple(x) if as_tuple else x, []
     for first in range(0, len(keras.tree.flatten(x)[0]), 8):
         batch = keras.tree.map_structure(lambda v, first=first: tf.constant(v[first : first + 8]), x)
         output = loaded.serve(batch)

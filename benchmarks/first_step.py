@@ -35,7 +35,7 @@ BEFORE_KERAS = [("thaw.cli.options", "import_keras"), ("thaw.cli.train", "import
 WATCHED = [
     *[("thaw.models.state", "seed_everything"), ("thaw.models.backbone", "backbone")],
     *[("thaw.data.images", name) for name in ("load_images", "check_images", "near_duplicates", "split_by_content")],
-    *[("thaw.workflow", "tune_images"), ("thaw.models.heads", "attach_head")],
+    *[("thaw.workflow", "tune_splits"), ("thaw.models.heads", "attach_head")],
     *[("thaw.finetune", name) for name in ("fine_tune", "preflight", "fingerprint_run", "stages_of", "freeze")],
     *[("thaw.finetune", name) for name in ("flatten_model", "find_cut_point", "precompute_phase", "_compile", "_fit")],
     *[("thaw.finetune", name) for name in ("read_checkpoint", "_resume", "_cuts")],

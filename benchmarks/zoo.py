@@ -22,7 +22,8 @@ class Kind:
 
     Args:
         build: function that returns a compiled model, its inputs and its labels.
-        predicts: ``"classes"`` where the labels are class numbers and the outputs probabilities, else ``"other"``.
+        predicts: ``"classes"`` where the labels are class numbers and the outputs probabilities, ``"labels"`` where
+            they are rows of 0 and 1, ``"numbers"`` where they are numbers, else ``"other"``.
         own: whether its file names classes of this module.
         hub: whether its file names classes of KerasHub.
         devices: number of logical CPUs to be made before TensorFlow starts; 1 for as it is.
@@ -236,13 +237,13 @@ def one_logit():
     return compiled(model, loss, [metric]), numbers(4), (np.arange(EXAMPLES) % 2).astype("float32")
 
 
-@kind(predicts="other")
+@kind(predicts="labels")
 def many_labels():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(8, "relu"), layers.Dense(5, "sigmoid")])
     return compiled(model, "binary_crossentropy", ["auc"]), numbers(4), (numbers(5) > 0).astype("float32")
 
 
-@kind(predicts="other")
+@kind(predicts="numbers")
 def regression():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(8, "relu"), layers.Dense(2)])
     return compiled(model, "mse", ["mae"]), numbers(4), numbers(2)
@@ -717,3 +718,6 @@ def keras_hub_text_backbone():
     features = net(inputs)["pooled_output"]
     x = {"token_ids": tokens(), "segment_ids": np.zeros_like(tokens()), "padding_mask": (tokens() > 0).astype("int32")}
     return classifier(inputs, features), x, classes()
+
+
+import zoo_targets  # noqa: E402, F401 (it registers more kinds, and imports the names above)

@@ -27,7 +27,7 @@ LAYERS = [
         "features",
         "transfer",
     ),
-    *("training", "retention", "checks", "finetune", "advice", "runs", "workflow", "cli"),
+    *("training", "retention", "checks", "finetune", "advice", "runs", "estimators", "workflow", "cli"),
 ]
 PRINTING = ("thaw.cli",)
 # They subclass classes of Keras, or are reached through nothing but these.

@@ -19,7 +19,7 @@ from thaw.models.heads import attach_head
 from thaw.plan import Phase, Plan, read_plan
 from thaw.runs.folder import refuse_finished
 from thaw.training.callbacks import TuneCallback
-from thaw.workflow import tune_images
+from thaw.workflow import tune_splits
 
 
 def pictures(folder, names=("a", "b"), count=8):
@@ -85,7 +85,7 @@ def test_when_nearly_all_is_bad_it_says_what(tmp_path):
 def test_a_backbone_that_takes_no_square_colours(tmp_path, shape):
     found = load_images(pictures(str(tmp_path / "photos")), image_size=16)
     with pytest.raises(ValueError, match=r"small takes inputs of shape .*expected square images of one size with 3"):
-        tune_images(found, tmp_path / "run", backbone=net(shape), plan=Plan.named("probe", epochs=1))
+        tune_splits(found, tmp_path / "run", backbone=net(shape), plan=Plan.named("probe", epochs=1))
     assert not (tmp_path / "run").exists()
 
 

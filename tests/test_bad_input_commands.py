@@ -113,7 +113,7 @@ def test_a_run_folder_that_is_a_file(place, tmp_path, capsys):
 def test_too_few_pictures_for_advice(place, capsys):
     code, _, err = thaw(capsys, "advise", place / "photos", "-m", place / "small.keras")
     assert code == 2
-    assert "too few for advice (at least 20 of each): take more images, or fine-tune without advice: thaw tune" in err
+    assert "too few for advice (at least 20 of each): take more examples, or fine-tune without advice: thaw tune" in err
 
 
 def test_a_class_under_two_names(place, tmp_path, capsys):

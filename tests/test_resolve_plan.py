@@ -196,7 +196,7 @@ def test_resolve_plan_with_too_few_examples_is_probe_then_tune(tmp_path, m):
     found = resolve_plan("auto", net(), train, validation if m else None, tmp_path, **more)
     head, tune = Plan.named("probe_then_tune", epochs=3)
     assert found.plan == Plan([head, dataclasses.replace(tune, train=1)])  # the net has no more below its head
-    assert f"60 training and {m} validation images, too few for advice" in found.notes[0]
+    assert f"60 training and {m} validation examples, too few for advice" in found.notes[0]
     assert list(found.notes) == listen.reasons
     assert found.advice is None
     assert not listen.trials

@@ -199,9 +199,7 @@ def test_check_of_a_model_a_run_and_images(place, tuned):
         found, findings = thaw.check(path, image_size=16)
         assert found == kind
         assert not [f for f in findings if f.level == "error"]
-    with pytest.raises(
-        FileNotFoundError, match="nowhere does not exist; expected a model file, a run folder or images"
-    ):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist; expected a model file, a run folder, or data"):
         thaw.check("nowhere")
 
 

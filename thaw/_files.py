@@ -1,11 +1,13 @@
-"""Write files atomically, lock and hash them, and convert values to JSON and TOML."""
+"""Write files atomically, lock and hash them, and convert values to JSON, TOML and CSV."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -319,3 +321,47 @@ def to_toml(value) -> str:
         # A JSON string is a TOML basic string, except DEL, which TOML wants escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def to_csv(name: str, columns: dict[str, list]) -> str:
+    """Return a table as CSV, one row for each value.
+
+    Args:
+        name: of the table, for the error.
+        columns: lists of one length.
+
+    Raises:
+        ValueError: columns of different lengths.
+    """
+    lengths = {key: len(column) for key, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The columns of {name} have different lengths: {lengths}; expected a value in each row.")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values()))
+    return text.getvalue()
+
+
+def read_csv_columns(path: Path, convert: Callable | None = None) -> dict[str, list]:
+    """Read a table of :func:`to_csv` as a dict of columns; no file is no column.
+
+    Args:
+        path: path of the file.
+        convert: function of a cell. Default ``None``: numbers become numbers, and an empty cell ``None``.
+    """
+    if not path.exists():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    columns = zip(*rows) if rows else [()] * len(header)
+    return {name: [(convert or _number)(cell) for cell in column] for name, column in zip(header, columns)}
+
+
+def _number(cell):
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            pass
+    return cell or None

@@ -1,4 +1,4 @@
-"""Run the whole job of a command: read images, fine-tune a backbone on them, leave a run folder."""
+"""Run the whole job of a command: read data, fine-tune a backbone on them, leave a run folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from thaw._validation import as_number
 from thaw.models.loading import is_model_file
 from thaw.plan import Phase, Plan
 from thaw.runs.folder import MANIFEST, open_run, verify_run
-from thaw.runs.train_images import check_task, tune_images
+from thaw.runs.open_data import check_input_options, find_input, open_continued, open_data, read_data
 from thaw.runs.tune_options import check_options, require_data
+from thaw.runs.tuning import TABLE_BATCH, check_task, continued_plan, table_plan, tune_splits
 
 LR_FINDER_STEPS, LR_FINDER_REPEATS = 100, 3
 MAX_REJECTED_SHOWN = 10
+DEFAULT_MODEL = {"image": "efficientnet_lite0", "text": "minilm", "table": "auto", "array": "auto"}
 
 
 def tune(
@@ -28,16 +30,20 @@ def tune(
     *,
     task=None,
     label=None,
+    text=None,
+    columns=None,
     plan="auto",
     features="auto",
-    model="efficientnet_lite0",
+    model="auto",
+    from_run=None,
     weights="imagenet",
     preprocessing="auto",
     epochs=None,
     head_epochs=None,
     learning_rate=None,
     image_size=None,
-    batch_size=32,
+    max_length=128,
+    batch_size=None,
     seed=0,
     flips="horizontal",
     rotation=0.0,
@@ -62,22 +68,32 @@ def tune(
     callbacks=(),
     verbose="auto",
 ):
-    """Fine-tune a backbone on images and leave a run folder: the command ``thaw tune``.
+    """Fine-tune a backbone on images, texts or a table, and leave a run folder: the command ``thaw tune``.
 
-    The images are read and split, a head is put on the backbone, the plan is run, and the model is measured on the test
-    images (on the validation images where there are none). The folder holds the model, a plain Keras file, and all that
-    belongs to it; its ``config.toml`` repeats the run. An interrupted run, even a killed one, is resumed by the same
-    call, and ends in bit-identical weights. The global random seeds are set, as :func:`thaw.seed_everything` does.
+    The data are read and split, a head is put on the backbone, the plan is run, and the model is measured on the test
+    examples (on the validation examples where there are none). The folder holds the model, a plain Keras file, and all
+    that belongs to it; its ``config.toml`` repeats the run. An interrupted run, even a killed one, is resumed by the
+    same call, and ends in bit-identical weights. The global random seeds are set, as :func:`thaw.seed_everything` does.
+
+    For a table there is no pre-trained model: one is trained from random weights, and compared with gradient boosting
+    on the same split.
 
     Args:
-        data: a folder ``class/image``, a CSV file ``image,label``, or the :class:`~thaw.data.splits.Splits` of
-            :func:`thaw.load_images`.
+        data: a folder ``class/image`` or ``class/text.txt``; a table (CSV, JSON lines, Parquet) with a column of
+            images, of texts, or of neither; a pandas or polars frame; arrays, a file ``.npz`` or a pair ``(x, y)``, for
+            a model of your own (:func:`thaw.data.arrays.load_arrays`); or the :class:`~thaw.data.splits.Splits` of
+            :func:`thaw.load_images`, :func:`thaw.load_text` or :func:`thaw.load_table`.
         folder: path of the run folder, new or empty.
-        task: what is predicted: ``"classification"``, one class for each image; ``"multilabel"``, any number of labels;
-            or ``"regression"``, numbers. The last two need a CSV file; advice, folds and a budget for forgetting are
-            for classes only. Defaults to ``None``: classes, or the task of the :class:`~thaw.data.splits.Splits`.
-        label: column of the CSV file with what is predicted, or a list of columns, as for :func:`thaw.load_images`; a
-            text with commas names several. Defaults to ``None``: the column "label".
+        task: what is predicted: ``"classification"``, one class for each example; ``"multilabel"``, any number of
+            labels; or ``"regression"``, numbers. The last two need a table; advice, folds and a budget for forgetting
+            are for classes only. Defaults to ``None``: classes, numbers where the label of a table without images and
+            texts is one, or the task of the :class:`~thaw.data.splits.Splits`.
+        label: column of the table with what is predicted, or a list of columns, as for :func:`thaw.load_images`; a text
+            with commas names several. Defaults to ``None``: the column "label".
+        text: column of the table with the texts to learn from, as for :func:`thaw.load_text`. Defaults to ``None``:
+            a column "text", or with another usual name, where there is no column of images.
+        columns: columns of the table to predict from, as for :func:`thaw.load_table`; a text with commas names
+            several. Defaults to ``None``: all that are of use.
         plan: ``"auto"`` (default): :func:`thaw.advise` chooses one; ``"probe"``, ``"probe_then_tune"``, ``"gradual"``
             or ``"full"``; the path of a ``.toml`` file; or a :class:`thaw.Plan`.
         features: what the head reads: ``"last"``, ``"upper"`` or ``"all"`` layers, as for :func:`thaw.attach_head`;
@@ -85,7 +101,12 @@ def tune(
             backbone too, the tuned model reads the last layer, and a wide head is solved on a copy of the frozen
             backbone; the run's model is the blend of both, or the better one, by the validation images.
         model: name of a backbone as for :func:`thaw.backbone`, a ``.keras`` or ``.h5`` file, a ``keras.Model`` that
-            takes square images, or a :class:`~thaw.retention.source_tasks.SourceTask`. A head is taken off.
+            takes square images, or word pieces ``(length,)``, or a :class:`~thaw.retention.source_tasks.SourceTask`.
+            A head is taken off. Defaults to ``"auto"``: ``"efficientnet_lite0"`` for images, ``"minilm"`` for texts,
+            and :func:`thaw.models.table_backbone.table_backbone` for tables.
+        from_run: path of an earlier run, to go on with its model on more or other data of the same kind: the head
+            keeps what it knows of the classes whose names match, and of a table the columns keep their weights; what is
+            new begins at zero. Its plan solves for no head. Defaults to ``None``.
         weights: ``"imagenet"`` (default), ``"none"`` for random ones, or a file of weights.
         preprocessing: scaling of the pixels for a model file without one, as for :func:`thaw.backbone`.
         epochs: epochs of each phase that trains the backbone; defaults to those of the plan.
@@ -93,7 +114,8 @@ def tune(
         learning_rate: peak rate of the phases that train the backbone; defaults to that of the plan. Where it is not
             given, the rates of a predefined plan are multiplied by 20 for SGD and by 0.2 for Lion.
         image_size: side of the images in pixels; defaults to 224, or to the input size of the model.
-        batch_size: images in a batch. Defaults to 32.
+        max_length: largest length of a text in word pieces: 32, 64, 128 (default) or 256.
+        batch_size: examples in a batch. Defaults to 32, for tables to 64.
         seed: seed of the split, of the order, the augmentation and the head. Defaults to 0.
         flips: augmentation by flipping: ``"horizontal"`` (default), ``"vertical"``, ``"both"`` or ``"none"``.
         rotation: augmentation by rotating, up to this fraction of a full turn. Defaults to 0.
@@ -123,8 +145,8 @@ def tune(
         patience: end a phase after this many epochs without a better validation score; defaults to that of the plan.
         precision: ``"float32"``, ``"mixed_float16"``, ``"mixed_bfloat16"``, or ``"auto"`` (default), which is float32
             on a CPU; see :func:`thaw.models.precision.resolve_precision`.
-        group: column of the CSV file whose values are kept within one split, such as a patient or a lot.
-        time: column of the CSV file by which the images are split, the latest for the test.
+        group: column of the table whose values are kept within one split, such as a patient or a lot.
+        time: column of the table by which images or rows are split, the latest for the test.
         monitor: name of the metric that decides which epoch is best; defaults to the accuracy, or to that of the task.
         mode: ``"min"`` or ``"max"``: which direction of ``monitor`` is better; defaults to what the metric declares.
         callbacks: list of Keras callbacks, as for :func:`thaw.fine_tune`. Defaults to none.
@@ -149,18 +171,27 @@ def tune(
     not_options = ("folder", "callbacks", "verbose")
     options = {name: as_number(value) for name, value in arguments.items() if name not in not_options}
     options["weights"] = "none" if weights is None else weights
-    if not (label is None or isinstance(label, str)):
-        options["label"] = ",".join(label)
-    if (task, label) != (None, None) and not isinstance(data, (str, os.PathLike)):
-        raise ValueError("The Splits say what is predicted; leave task and label out, or give the data's path.")
+    for name in ("label", "columns"):
+        if not (options[name] is None or isinstance(options[name], str)):
+            options[name] = ",".join(options[name])
     check_task(task, options)
     chosen = check_options(data, folder, options)
+    kind = find_input(data, text=text, columns=columns)
+    check_input_options(kind, options)
+    options["model"] = model = DEFAULT_MODEL[kind] if isinstance(model, str) and model == "auto" else model
+    options["batch_size"] = batch_size = batch_size or (TABLE_BATCH if kind == "table" else 32)
+    if from_run is not None:
+        verify_run(from_run)
+        settings = {"epochs": epochs, "head_epochs": head_epochs, "learning_rate": learning_rate, "patience": patience}
+        chosen = continued_plan(chosen, kind, **settings)
+    elif kind == "table" and chosen == "auto":
+        chosen = table_plan(epochs=epochs, learning_rate=learning_rate, patience=patience)
+        patience = None
     options["metric"] = options.pop("monitor")  # as the command calls it, for config.toml
     if not isinstance(plan, (str, os.PathLike)):
         options["plan"] = chosen  # a list of phases was given, say
 
     from thaw.data.augmentation import augment
-    from thaw.models.backbone import input_size
     from thaw.models.precision import resolve_precision, use_precision
     from thaw.models.state import seed_everything
     from thaw.runs.folds import tune_folds
@@ -173,20 +204,22 @@ def tune(
     with use_precision(options["precision"]):
         console = _console(verbose)
         with _progress(count_progress, verbose) as progress:
-            source = _open_source(options, progress)
-            size = input_size(source.backbone, model if isinstance(model, str) else None)
-            splits = _read_splits(data, size, options, progress)
+            if from_run is None:
+                source, splits, going_on = *open_data(data, kind, options, progress), {}
+            else:
+                source, splits, continued = open_continued(data, kind, options, progress)
+                going_on = {"model": continued}
         check_task({"sigmoid": "multilabel", "linear": "regression"}.get(splits.task.activation), options)
         for note in source.notes:
             console.print(note)
         show_notes(splits, console.print, f"listed in {Path(folder) / 'quarantine.csv'}")
         if label_smoothing:
             splits = dataclasses.replace(splits, task=dataclasses.replace(splits.task, label_smoothing=label_smoothing))
-        if splits.train.augment is None:
+        if splits.train.augment is None and kind == "image":
             splits = dataclasses.replace(splits, train=dataclasses.replace(splits.train, augment=augmentation))
         shown = {*source.notes, *splits.notes}
         with ProgressBar(console, verbose=2 if verbose == 2 else 1) if verbose else contextlib.nullcontext() as bar:
-            train = tune_images if folds is None else functools.partial(tune_folds, folds=folds)
+            train = tune_splits if folds is None else functools.partial(tune_folds, folds=folds)
             model, metrics, _ = train(
                 splits,
                 folder,
@@ -205,6 +238,7 @@ def tune(
                 mode=mode,
                 callbacks=[*callback_list(callbacks), *([bar] if bar else [])],
                 options=options,
+                **going_on,
             )
         shown |= bar.said if bar else set()
         for note in metrics["notes"]:
@@ -230,62 +264,6 @@ def _progress(count_progress, verbose):
         yield progress
 
 
-def _open_source(options, progress):
-    """Open the backbone, with the head and the images of its source task where there are any."""
-    from thaw.models.backbone import input_size
-    from thaw.models.heads import remove_head
-    from thaw.models.precision import with_precision
-    from thaw.retention.source_tasks import SourceTask, source_images, source_task
-
-    model, retain, budget = options["model"], options["retain"], options["max_forgetting"]
-    if isinstance(model, (str, os.PathLike)):
-        source = source_task(
-            os.fspath(model),
-            retain,
-            weights=None if options["weights"] == "none" else options["weights"],
-            preprocessing=options["preprocessing"],
-            image_size=options["image_size"],
-            max_forgetting=budget,
-            progress=progress,
-        )
-    elif isinstance(model, SourceTask):
-        if retain is not None or budget is not None:
-            raise ValueError("The SourceTask has its own images and budget; leave out retain and max_forgetting.")
-        source = model
-    elif retain is None:
-        source = SourceTask.of(model, max_forgetting=budget)
-    else:
-        outputs, size = max(2, int(model.output_shape[-1])), input_size(model)
-        examples, labelled, notes = source_images(retain, size, outputs=outputs, progress=progress)
-        found = {"examples": examples, "labelled": labelled, "notes": tuple(notes)}
-        source = SourceTask.of(model, max_forgetting=budget, **found)
-    # Layers of a file have the precision that they were saved with.
-    whole = source.backbone if source.model is None else source.model
-    converted = with_precision(whole, options["precision"])
-    if converted is whole:
-        return source
-    headless = converted if source.model is None else remove_head(converted)
-    return dataclasses.replace(source, model=source.model and converted, backbone=headless)
-
-
-def _read_splits(data, image_size, options, progress):
-    from thaw.data.images import label_columns, load_images
-
-    if not isinstance(data, (str, os.PathLike)):
-        return data
-    columns = {name: options[name] for name in ("group", "time", "task") if options.get(name) is not None}
-    columns["label"] = label_columns(options.get("label"))
-    return load_images(
-        data,
-        image_size=image_size,
-        seed=options["seed"],
-        max_bad=options["max_bad"],
-        balance=options.get("balance", "auto"),
-        progress=progress,
-        **columns,
-    )
-
-
 def show_notes(splits, show, more):
     """Report the notes on a data set, and the first files that were left out.
 
@@ -300,6 +278,30 @@ def show_notes(splits, show, more):
         show(f"left out: {bad.path} {bad.reason}")
     if len(splits.rejected) > MAX_REJECTED_SHOWN:
         show(f"left out: {len(splits.rejected) - MAX_REJECTED_SHOWN} more, {more}")
+
+
+def open_any(data, options, show):
+    """Open data of any kind and the backbone for them, as ``thaw advise`` does.
+
+    Args:
+        data: as for :func:`tune`.
+        options: dict of arguments of :func:`tune`; what is missing has its default.
+        show: function of a line of text, which is told of the notes.
+
+    Returns:
+        ``(kind, source, splits)``: as :func:`thaw.runs.open_data.find_input` and
+        :func:`thaw.runs.open_data.open_data`.
+    """
+    from thaw.training.progress import count_progress
+
+    kind = find_input(data, text=options.get("text"), columns=options.get("columns"))
+    check_input_options(kind, options)
+    if options["model"] == "auto":
+        options = options | {"model": DEFAULT_MODEL[kind]}
+    with count_progress() as progress:
+        source, splits = open_data(data, kind, {"retain": None, "max_forgetting": None} | options, progress)
+    show_notes(splits, show, f"thaw check {data} lists them")
+    return kind, source, splits
 
 
 def find_rate(
@@ -359,7 +361,7 @@ def find_rate(
         model = backbone(name, weights=weights, input_shape=shape, preprocessing=preprocessing)
     size = input_size(model, name)
     with _progress(count_progress, verbose) as progress:
-        splits = _read_splits(data, size, {"seed": seed, "max_bad": max_bad}, progress)
+        splits = read_data(data, "image", {"seed": seed, "max_bad": max_bad}, size, progress)
         listed = f"thaw check {data} lists them" if isinstance(data, (str, os.PathLike)) else "see splits.rejected"
         console = _console(verbose)
         show_notes(splits, console.print, listed)
@@ -408,11 +410,13 @@ def _range_test(backbone, splits, train, batch_size, seed, say, progress):
     return lr_finder(tested, dataset, batch_size=batch_size, **lengths, seed=seed, progress=counted)
 
 
-def check(path, *, image_size=224, max_bad=0.05, progress=None):
-    """Look for common mistakes in a model file, a run folder, or images: the command ``thaw check``.
+def check(path, *, label=None, text=None, image_size=224, max_bad=0.05, progress=None):
+    """Look for common mistakes in a model file, a run folder, or data: the command ``thaw check``.
 
     Args:
-        path: a ``.keras`` or ``.h5`` file; a run folder; a folder ``class/image``; or a CSV file ``image,label``.
+        path: a ``.keras`` or ``.h5`` file; a run folder; or data as for :func:`tune`.
+        label: column of a table with what is predicted, as for :func:`tune`. Defaults to ``None``.
+        text: column of a table with texts, as for :func:`tune`. Defaults to ``None``.
         image_size: side in pixels to which images are resized. Defaults to 224.
         max_bad: largest fraction of files that :func:`tune` is to leave out because they cannot be used; more of them
             are an error. Defaults to 0.05.
@@ -432,23 +436,27 @@ def check(path, *, image_size=224, max_bad=0.05, progress=None):
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a model file, a run folder or images.")
+        raise FileNotFoundError(f"{path} does not exist; expected a model file, a run folder, or data.")
     if is_model_file(path):
         return "model", _check_model(path)
     if (path / MANIFEST).exists():
         verify_run(path)
         return "run", _check_model(path / "model.keras")
     from thaw.checks import Finding
-    from thaw.data.images import load_images
 
-    splits = load_images(path, image_size=image_size, max_bad=1.0, progress=progress)
+    kind = find_input(path, text=text)
+    size = image_size if kind == "image" else None
+    splits = read_data(path, kind, {"label": label, "text": text, "max_bad": 1.0}, size, progress)
+    name = "unusable-image" if kind == "image" else "unusable-row"
     findings = [
-        Finding("unusable-image", "warning", f"{bad.path} {bad.reason}.", "It will be left out.")
-        for bad in splits.rejected
+        Finding(name, "warning", f"{bad.path} {bad.reason}.", "It will be left out.") for bad in splits.rejected
     ]
     files = sum(map(len, splits.files.values())) + len(splits.rejected)
     if len(splits.rejected) > max_bad * files:
-        what = f"{len(splits.rejected)} of {files} files are bad, more than the {max_bad:.0%} that thaw tune accepts."
+        what = (
+            f"{len(splits.rejected)} of {files} {'files' if kind == 'image' else 'rows'} are bad, more than the "
+            f"{max_bad:.0%} that thaw tune accepts."
+        )
         fix = f"Repair or remove them, or raise --max-bad above {len(splits.rejected) / files:.2g}."
         findings.insert(0, Finding("too-many-bad-files", "error", what, fix))
     return "data", findings + [Finding("note", "note", note, "") for note in splits.notes]

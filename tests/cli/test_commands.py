@@ -149,7 +149,7 @@ def test_predict_evaluate_and_check(run, place, capsys):
     assert thaw("evaluate", out, place / "digits", "--json") == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["examples"] == 180
-    assert "The run was trained on images of" in said.err
+    assert "The run was trained on examples of" in said.err
     assert thaw("predict", out, file, "--views", "4", "--json") == 0
     said = capsys.readouterr()
     assert json.loads(said.out)[0]["views"] == 2

@@ -26,7 +26,7 @@ def weights_of(run):
 def test_tune_scales_the_rates_for_the_optimizer_and_clips_gradients(small_place, thaw, tmp_path, name, scale, clip):
     """0 is no clipping."""
     from thaw import Classification, backbone
-    from thaw.runs.train_images import build_model
+    from thaw.runs.tuning import build_model
 
     options = short(small_place, "--optimizer", name, "--clip-norm", clip, "--patience", 3)
     code, _, err = thaw("tune", small_place / "photos", "-o", tmp_path / "run", *options)

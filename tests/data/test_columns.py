@@ -268,8 +268,8 @@ def test_the_same_seed_is_the_same_split():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label": "labels"}, "no column 'labels' for label="),
-        ({"split": "fold"}, "no column 'fold' for split="),
+        ({"label": "labels"}, "no column 'labels' .*; name the one that holds the label, label=COLUMN"),
+        ({"split": "fold"}, "no column 'fold' .*; name the one that holds the split, split=COLUMN"),
         ({"task": "ranking"}, "task='ranking'"),
         ({"task": "regression"}, "expected a number in every row"),
         ({"columns": {"number": "float"}}, "the kind 'float'"),
@@ -277,7 +277,7 @@ def test_the_same_seed_is_the_same_split():
         ({"columns": {"number": "ignored"}}, "no column to predict from"),
         ({"seed": -1}, "seed=-1"),
         ({"splits": (0.5, 0.5)}, "splits is"),
-        ({"time": "number2"}, "for time="),
+        ({"time": "number2"}, "the time, time=COLUMN"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(changes, message):

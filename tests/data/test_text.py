@@ -227,7 +227,7 @@ def test_other_languages_are_said():
 def test_columns_are_found_or_asked_for(tmp_path):
     cells = [["x", "1", "one", "spoons"], ["y", "2", "two", "forks"]]
     path = write(tmp_path / "t.csv", ["body", "stars", "title", "set"], cells)
-    columns, said = read_texts(path)
+    columns, _, said = read_texts(path)
     assert (columns["text"], columns["label"]) == (["x", "y"], ["1", "2"])
     assert "split" not in columns
     assert said[-1] == "Columns of t.csv that are not used: title, set."

@@ -416,6 +416,29 @@ def test_what_a_wide_head_says_of_itself():
     assert is_predictor(logits)  # nobody projects features like this
 
 
+def test_numbers_behind_their_units_are_a_wide_head_too():
+    net = residual()
+    narrow = [stage.name for stage in stages_of(attach_head(net, 2))]
+    classes = attach_head(net, 2, features="all")
+    units = layers.Rescaling([10.0, 2.0], [1.0, -3.0], name="units")
+    numbers = layers.Dense(2, name="head_classes")(classes.get_layer("head_features").output)
+    model = constants(keras.Model(classes.input, units(numbers), name="numbers"))
+    head = linear_head(model)
+    assert head.units is units
+    assert [t.shape[-1] for t in head.inputs] == [t.shape[-1] for t in linear_head(classes).inputs]
+    assert [stage.name for stage in stages_of(model)] == narrow
+    x = inputs_for(net)
+    assert np.array_equal(remove_head(model)(x), net(x))
+    freeze(model, "head")
+    prefix, suffix = split_model(model)
+    features = prefix(x)
+    constants(model, seed=1)  # raw vectors cross the cut, before their constants
+    np.testing.assert_allclose(suffix(features), model(x), rtol=1e-5, atol=1e-5)
+    # A clip that puts its vector out itself has no head behind it.
+    clip = keras.Model(model.input, classes.get_layer("head_features").output)
+    assert wide_head(calls_of(clip)) is None
+
+
 # ----------------------------------------------------------------- the cut
 
 

@@ -20,7 +20,7 @@ from thaw.retention.fisher_information import fisher
 from thaw.retention.merging import interpolate_weights
 from thaw.retention.monitor import ForgettingMonitor
 from thaw.retention.source_tasks import SourceTask
-from thaw.runs.train_images import advice_settings, tune_images
+from thaw.runs.tuning import advice_settings, tune_splits
 from thaw.tasks import Classification
 from thaw.training.callbacks import TuneCallback
 from thaw.training.checkpoint import read_checkpoint
@@ -72,7 +72,7 @@ def tuned(knowing, folder, plan, given=None, callbacks=(), **old):
     net = architecture()
     net.set_weights(knowing)
     source = SourceTask.of(net, **old) if old else net
-    found = tune_images(given or pictures(), folder, backbone=source, plan=Plan(plan), callbacks=callbacks)
+    found = tune_splits(given or pictures(), folder, backbone=source, plan=Plan(plan), callbacks=callbacks)
     return net, *found
 
 
@@ -113,7 +113,7 @@ def held(knowing, tmp_path_factory):
     return folder, *found
 
 
-def test_tune_images_measures_the_source_score_before_after_and_in_every_epoch(knowing, free):
+def test_tune_splits_measures_the_source_score_before_after_and_in_every_epoch(knowing, free):
     folder, net, _, metrics, history = free
     measured = metrics["retention"]
     fresh = architecture()
@@ -145,7 +145,7 @@ class Counted(Dataset):
         return super().inputs(batch_size)
 
 
-def test_tune_images_knows_that_a_head_alone_forgets_nothing(knowing, tmp_path):
+def test_tune_splits_knows_that_a_head_alone_forgets_nothing(knowing, tmp_path):
     Counted.reads = 0
     counted = Counted(x=OLD.x, y=OLD.y)
     _, _, metrics, history = tuned(knowing, tmp_path / "run", [HEAD], **known(examples=counted, max_forgetting=0.0))
@@ -155,7 +155,7 @@ def test_tune_images_knows_that_a_head_alone_forgets_nothing(knowing, tmp_path):
     assert Counted.reads == 1  # before the first step, and never again
 
 
-def test_tune_images_without_source_images_asks_the_source_head_about_the_target(knowing, free, tmp_path):
+def test_tune_splits_without_source_images_asks_the_source_head_about_the_target(knowing, free, tmp_path):
     net, model, metrics, history = tuned(knowing, tmp_path / "run", [HEAD, ALL])  # a model with its head is enough
     assert bits(model) == bits(free[2])  # watching has changed nothing
     assert "retention" not in history.history
@@ -170,7 +170,7 @@ def test_tune_images_without_source_images_asks_the_source_head_about_the_target
     assert set(measured["similarity"]) == {"stage1", "stage2"}
     for found in measured["similarity"].values():
         assert 0 < found["value"] < 1
-    assert "60 validation images of the target task" in measured["measured"]
+    assert "60 validation examples of the target task" in measured["measured"]
 
 
 def test_settle_finds_a_backbone_that_has_not_changed_the_same(knowing, tmp_path):
@@ -180,10 +180,10 @@ def test_settle_finds_a_backbone_that_has_not_changed_the_same(knowing, tmp_path
         assert found["value"] == pytest.approx(1.0)
 
 
-def test_tune_images_says_that_nothing_is_measured_without_a_head(knowing, tmp_path):
+def test_tune_splits_says_that_nothing_is_measured_without_a_head(knowing, tmp_path):
     net = architecture()
     bare = SourceTask.of(net).backbone
-    _, metrics, _ = tune_images(pictures(), tmp_path / "run", backbone=bare, plan=Plan([HEAD]))
+    _, metrics, _ = tune_splits(pictures(), tmp_path / "run", backbone=bare, plan=Plan([HEAD]))
     assert "retention" not in metrics
     assert "What is forgotten was not measured: small came without its original head." in metrics["notes"]
 
@@ -435,7 +435,7 @@ class Interrupting(Dataset):
 
 
 @pytest.mark.slow
-def test_tune_images_ends_with_the_same_bits_wherever_it_is_interrupted(knowing, held, tmp_path):
+def test_tune_splits_ends_with_the_same_bits_wherever_it_is_interrupted(knowing, held, tmp_path):
     more = known(max_forgetting=0.05)
     _, _, model, metrics, history = held
     out = tmp_path / "run"
@@ -470,7 +470,7 @@ class StopAtFirst(keras.callbacks.Callback):
         raise KeyboardInterrupt
 
 
-def test_tune_images_does_not_resume_what_failed_before_its_first_step(knowing, tmp_path):
+def test_tune_splits_does_not_resume_what_failed_before_its_first_step(knowing, tmp_path):
     nowhere = Phase(name="nowhere", epochs=1, train=("stage9",))
     with pytest.raises(ValueError, match='no stage "stage9"'):
         tuned(knowing, tmp_path / "run", [HEAD, nowhere], **known(max_forgetting=0.5))
@@ -478,7 +478,7 @@ def test_tune_images_does_not_resume_what_failed_before_its_first_step(knowing, 
         tuned(knowing, tmp_path / "run", [HEAD], callbacks=[StopAtFirst()], **known(max_forgetting=0.05))
 
 
-def test_tune_images_refuses_source_images_before_it_looks_for_advice(tmp_path):
+def test_tune_splits_refuses_source_images_before_it_looks_for_advice(tmp_path):
     class Told(TuneCallback):
         def on_no_advice(self, reason):
             raise InterruptedError
@@ -487,7 +487,7 @@ def test_tune_images_refuses_source_images_before_it_looks_for_advice(tmp_path):
     for examples, error in ((few.train, ValueError), (OLD, InterruptedError)):
         source = SourceTask.of(architecture(), examples=examples, labelled=True)
         with pytest.raises(error) as raised:
-            tune_images(few, tmp_path, backbone=source, callbacks=[Told()])
+            tune_splits(few, tmp_path, backbone=source, callbacks=[Told()])
         images = "All of the source task's images are training images of the target task"
         assert (images in str(raised.value)) is (error is ValueError)
 

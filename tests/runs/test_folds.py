@@ -49,9 +49,9 @@ def test_a_group_stays_in_one_fold():
 
 
 def test_a_class_that_is_too_small_is_refused():
-    with pytest.raises(ValueError, match="The class 'class 1' has 2 images for 3 folds"):
+    with pytest.raises(ValueError, match="The class 'class 1' has 2 examples for 3 folds"):
         fold_splits(splits_of([0, 0, 0, 0, 1, 1]), 3)
-    with pytest.raises(ValueError, match="'class 1' has 1 images that are no near-duplicates"):
+    with pytest.raises(ValueError, match="'class 1' has 1 examples that are no near-duplicates"):
         fold_splits(splits_of([0, 0, 0, 1, 1, 1], groups=[0, 1, 2, 3, 3, 3]), 2)
     with pytest.raises(ValueError, match="folds"):
         fold_splits(splits_of([0, 1] * 4), 1)

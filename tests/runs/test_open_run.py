@@ -198,8 +198,8 @@ def test_views_are_the_flips_that_the_run_was_trained_with(tmp_path, flips, view
     assert arrays["log_loss"]["value"] == pytest.approx(loss, abs=1e-6)
     assert "views" not in opened.evaluate(images, np.array(y))
     # Images that the run was trained on: its own folder, by its config.
-    assert any("was trained on images of" in note for note in files["notes"]) is (flips is not None)
-    assert not any("was trained on images of" in note for note in arrays["notes"])
+    assert any("was trained on examples of" in note for note in files["notes"]) is (flips is not None)
+    assert not any("was trained on examples of" in note for note in arrays["notes"])
     with pytest.raises(ValueError, match="views=4, and the metrics at the end of the run are of one view"):
         opened.evaluate(views=4)
 

@@ -79,7 +79,7 @@ def test_the_interval_comes_from_images_that_decide_and_report_nothing(priced, t
     assert len(reported) - 1 == metrics["examples"]
     note = next(note for note in metrics["notes"] if "choose nothing" in note)
     total = int(note.split(" of ")[1].split()[0])
-    assert note.startswith(f"{held_out} of {total} validation images")
+    assert note.startswith(f"{held_out} of {total} validation examples")
     assert 0.75 <= metrics["coverage"]["value"] <= 1
     assert metrics["interval"]["level"] == 0.9
 

@@ -123,7 +123,7 @@ def test_a_crossentropy_is_not_solved_for_numbers_nor_ridge_for_labels(rows, tmp
     x, scores = rows
     y = (scores > 0).astype("float32")
     with pytest.raises(CannotSolve, match="needs a crossentropy"):
-        solve_head(attach_head(vectors(), Regression(LABELS)), x, y, cache_dir=tmp_path)
+        solve_head(attach_head(vectors(), Regression(LABELS)), x, y, solver="lbfgs", cache_dir=tmp_path)
     with pytest.raises(CannotSolve, match="linear last layer"):
         solve_head(attach_head(vectors(), MultiLabel(LABELS)), x, y, solver="ridge", cache_dir=tmp_path)
     with pytest.raises(CannotSolve, match="expected 0 and 1"):
@@ -146,9 +146,8 @@ def test_choose_head_of_labels_and_of_numbers(tmp_path):
     narrow = solve_head(model, x, y, cache_dir=tmp_path).cross_validation
     assert choice.validations["last"].log_loss == pytest.approx(narrow.log_loss, abs=1e-4)
     task = Regression().standardized_by(y[:, 0])
-    assert choose_head(images(), task, x, y[:, 0], solver="ridge", cache_dir=tmp_path).features == "last"
     with pytest.raises(ValueError, match='expected "ridge"'):
-        choose_head(images(), task, x, y[:, 0], cache_dir=tmp_path)
+        choose_head(images(), task, x, y[:, 0], solver="lbfgs", cache_dir=tmp_path)
     wide = attach_head(images(), MultiLabel(["a", "b"]), features="all")
     assert sum(part.shape[-1] for part in linear_head(wide).inputs) == choice.widths["all"]
     solved = solve_head(wide, x, y, cache_dir=tmp_path).cross_validation

@@ -6,6 +6,7 @@ from thaw._keras import changed_since_compile, sublayers
 from thaw.checks.findings import Finding
 from thaw.checks.model_and_data import check_data
 from thaw.data.conversion import as_dataset, as_validation
+from thaw.models.ensemble_heads import has_ensemble_heads
 from thaw.models.loading import unsaveable_reason
 from thaw.models.stages import HEAD, stages_of
 from thaw.training.freezing import trainable_stages
@@ -71,10 +72,10 @@ def preflight(model, x=None, y=None, plan=None, *, validation_data=None, batch_s
 
 
 def _check_plan(model, stages, plan, batch_size, findings):
-    scale = _lr_scale(model)
+    scale, is_new = _lr_scale(model), has_ensemble_heads(model)  # tables have no pre-trained features to destroy
     for phase in plan:
         trainable = trainable_stages(stages, phase.train)
-        everything = len(trainable) == len(stages) > 1 and phase.variables != "adapters"
+        everything = len(trainable) == len(stages) > 1 and phase.variables != "adapters" and not is_new
         lowest = phase.learning_rate * phase.layer_decay ** (len(stages) - 1)
         if everything and lowest >= HIGH_LEARNING_RATE * scale:
             findings.append(_high_rate(f'Phase "{phase.name}" is set', phase.learning_rate, scale))

@@ -11,12 +11,14 @@ from thaw.cli.options import (
     Data,
     Flips,
     Json,
+    Label,
     MaxBad,
     MaxImages,
     Model,
     Preprocessing,
     Seed,
     Size,
+    Text,
     Weights,
     above_zero,
     import_keras,
@@ -73,18 +75,20 @@ def stages(
 
 
 def check(
-    path: Annotated[Path, typer.Argument(help="A model file, a run folder, or images.")],
+    path: Annotated[Path, typer.Argument(help="A model file, a run folder, or data as for thaw tune.")],
+    label: Label = None,
+    text: Text = None,
     image_size: Annotated[int, typer.Option(min=8, help="Side in pixels to which images are resized.")] = 224,
     max_bad: MaxBad = 0.05,
     as_json: Json = False,
 ):
-    """Look for common mistakes in a model or in images; exit code 1 if there is an error."""
+    """Look for common mistakes in a model or in data; exit code 1 if there is an error."""
     import_keras()
     from thaw.training.progress import count_progress
     from thaw.workflow import check
 
     with count_progress() as progress:
-        kind, findings = check(path, image_size=image_size, max_bad=max_bad, progress=progress)
+        kind, findings = check(path, label=label, text=text, image_size=image_size, max_bad=max_bad, progress=progress)
     if as_json:
         print_json({"kind": kind, "findings": [to_jsonable(finding) for finding in findings]})
     else:

@@ -29,6 +29,14 @@ def valid_seed(value: int | None):
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a backbone, or a .keras or .h5 file.")]
+AnyModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name of a backbone, or a .keras or .h5 file; auto: efficientnet_lite0 for images, minilm for texts.",
+    ),
+]
 Weights = Annotated[str, typer.Option(help='"imagenet", "none" for random weights, or a file.')]
 Preprocessing = Annotated[
     str,
@@ -57,6 +65,18 @@ Rate = Annotated[
 Data = Annotated[
     Path, typer.Argument(help="A folder with a sub-folder of images for each class, or a CSV file image,label.")
 ]
+AnyData = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder with a sub-folder of images or .txt files for each class, or a table (CSV, JSON lines, Parquet)."
+    ),
+]
+Text = Annotated[str | None, typer.Option(help="Column of the table with the texts to learn from.")]
+Columns = Annotated[str | None, typer.Option(help="Columns of the table to predict from: a,b; default: all of use.")]
+Label = Annotated[
+    str | None, typer.Option(help="Column of the table with what is predicted, or several: x,y; default: label.")
+]
+Length = Annotated[int, typer.Option(help="Largest length of a text in word pieces: 32, 64, 128 or 256.")]
 Seed = Annotated[int, typer.Option(callback=valid_seed, help="Random seed: the same one gives bit-identical results.")]
 Flips = Annotated[str, typer.Option(help="Augment by flipping: horizontal, vertical, both or none.")]
 Views = Annotated[
@@ -104,7 +124,7 @@ def import_keras():
 def require_data(path):
     """Refuse data that do not exist, before Keras is imported."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a folder of images or a CSV file.")
+        raise FileNotFoundError(f"{path} does not exist; expected a folder of images or texts, or a table.")
 
 
 def open_backbone(name, weights, preprocessing="auto", *, head=False, image_size=None):

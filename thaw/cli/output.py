@@ -96,7 +96,7 @@ def print_metrics(metrics, as_json):
         interval = "" if low is None else f"{low:.3f} to {high:.3f}"
         rows.append((f"RMSE of {part['target']}", f"{part['rmse']['value']:.3f}", interval))
         rows.append(("  always the mean", f"{part['baseline']:.3f}", ""))
-    print_table([f"on {metrics.get('split', 'these images')}", "value", "95 % interval"], rows)
+    print_table([f"on {metrics.get('split', 'these examples')}", "value", "95 % interval"], rows)
     if metrics.get("retention"):  # measured on other images than the table
         from rich.text import Text
 
@@ -104,29 +104,30 @@ def print_metrics(metrics, as_json):
 
 
 def print_predictions(predictions):
-    """Print what :meth:`thaw.Run.predict` gives for files, without those that cannot be read."""
+    """Print what :meth:`thaw.Run.predict` gives for files or rows, without those that cannot be read."""
     if not predictions:
         return
+    name = "file" if "file" in predictions[0] else "row"
     if "labels" in predictions[0]:
         rows = [
-            (p["file"], ", ".join(f"{label} {p['probabilities'][label]:.3f}" for label in p["labels"]) or "none")
+            (p[name], ", ".join(f"{label} {p['probabilities'][label]:.3f}" for label in p["labels"]) or "none")
             for p in predictions
         ]
-        return print_table(["file", "labels"], rows)
+        return print_table([name, "labels"], rows)
     if "prediction" in predictions[0]:
         ends = [name for name in ("low", "high") if name in predictions[0]]
-        rows = [(p["file"], *(_numbers(p[name]) for name in ("prediction", *ends))) for p in predictions]
-        return print_table(["file", "prediction", *ends], rows)
+        rows = [(p[name], *(_numbers(p[name]) for name in ("prediction", *ends))) for p in predictions]
+        return print_table([name, "prediction", *ends], rows)
     rows = [
         (
-            p["file"],
+            p[name],
             p["label"],
             f"{p['probability']:.3f}",
             ", ".join(f"{t['label']} {t['probability']:.3f}" for t in p["top"][1:]),
         )
         for p in predictions
     ]
-    print_table(["file", "label", "probability", "then"], rows)
+    print_table([name, "label", "probability", "then"], rows)
 
 
 def _numbers(value):

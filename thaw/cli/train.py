@@ -7,12 +7,16 @@ from typing import Annotated
 import typer
 
 from thaw.cli.options import (
+    AnyData,
+    AnyModel,
     Batch,
-    Data,
+    Columns,
     Epochs,
     Flips,
     HeadEpochs,
     Json,
+    Label,
+    Length,
     MaxBad,
     Minutes,
     Model,
@@ -21,12 +25,12 @@ from thaw.cli.options import (
     Rate,
     Seed,
     Size,
+    Text,
     Views,
     Weights,
     above_zero,
     import_keras,
     open_backbone,
-    open_images,
     require_data,
 )
 from thaw.cli.output import duration, print_json, print_metrics, print_predictions, print_table, report
@@ -94,23 +98,32 @@ def plan(
 
 
 def advise(
-    data: Data,
-    model: Model = "efficientnet_lite0",
+    data: AnyData,
+    label: Label = None,
+    text: Text = None,
+    model: AnyModel = "auto",
     weights: Weights = "imagenet",
     preprocessing: Preprocessing = "auto",
     minutes: Minutes = None,
     epochs: Epochs = None,
     learning_rate: Rate = None,
     image_size: Size = None,
+    max_length: Length = 128,
     batch_size: Batch = 32,
     seed: Seed = 0,
     flips: Flips = "horizontal",
     max_bad: MaxBad = 0.05,
     as_json: Json = False,
 ):
-    """Measure what of a backbone to fine-tune on these images, at what rate, and whether it is worth it."""
+    """Measure what of a backbone to fine-tune on these data, at what rate, and whether it is worth it."""
     require_data(data)
     read_plan("probe_then_tune", epochs=epochs, learning_rate=learning_rate)  # raises for an invalid number
+    given = {"model": model, "weights": weights, "preprocessing": preprocessing, "image_size": image_size}
+    given |= {"label": label, "text": text, "max_length": max_length, "seed": seed, "flips": flips, "max_bad": max_bad}
+    from thaw.models.loading import is_model_file, model_format
+
+    if is_model_file(model):
+        model_format(Path(model))  # a missing file is refused before Keras is imported
     import_keras()
     import dataclasses
 
@@ -118,24 +131,28 @@ def advise(
     from thaw.advice.advise import advise as ask
     from thaw.data.augmentation import augment
     from thaw.models.heads import attach_head
-    from thaw.models.precision import resolve_precision, use_precision, with_precision
+    from thaw.models.precision import resolve_precision, use_precision
     from thaw.models.state import seed_everything
     from thaw.runs.resolved_plan import too_few
     from thaw.training.progress import ProgressBar
+    from thaw.workflow import open_any
 
-    augmentation = augment(flips=flips)
     precision = resolve_precision("auto")  # as thaw tune, whose advice it is to be
     seed_everything(seed)
     with use_precision(precision):
-        backbone = open_backbone(model, weights, preprocessing, image_size=image_size)
-        backbone = with_precision(backbone, precision)  # layers of a file have that which they were saved with
-        splits = open_images(data, backbone.input_shape[1], seed, max_bad)
+        kind, source, splits = open_any(data, given | {"precision": precision}, report)
+        if kind == "table":
+            raise ValueError(
+                "Advice says what of a pre-trained model to fine-tune, and that of a table starts from random weights; "
+                f"leave it out: thaw tune {data} -o RUN."
+            )
+        augmentation = augment(flips=flips) if kind == "image" else None
         if few := too_few(splits.train, splits.validation):
-            raise ValueError(f"{few}: take more images, or fine-tune without advice: thaw tune {data} -o RUN.")
+            raise ValueError(f"{few}: take more examples, or fine-tune without advice: thaw tune {data} -o RUN.")
         train = dataclasses.replace(splits.train.weighted(splits.class_weight), augment=augmentation)
         with ProgressBar() as progress:
             advice = ask(
-                attach_head(backbone, splits.task, seed=seed),
+                attach_head(source.backbone, splits.task, seed=seed),
                 train,
                 validation_data=splits.validation,
                 minutes=minutes,
@@ -166,7 +183,7 @@ def _read_config(ctx: typer.Context, path: Path | None):
 
 
 def tune(
-    data: Data,
+    data: AnyData,
     out: Annotated[Path, typer.Option("--out", "-o", help="The run folder.")],
     config: Annotated[
         Path | None,
@@ -179,9 +196,9 @@ def tune(
     task: Annotated[
         str | None, typer.Option(help="What is predicted: classification (default), multilabel or regression.")
     ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="Column of the CSV file with what is predicted, or several: x,y; default: label.")
-    ] = None,
+    label: Label = None,
+    text: Text = None,
+    columns: Columns = None,
     plan: PlanName = "auto",
     features: Annotated[
         str,
@@ -194,14 +211,23 @@ def tune(
     folds: Annotated[
         int | None, typer.Option(min=2, help="Train a model for each of so many folds; the run's model is their mean.")
     ] = None,
-    model: Model = "efficientnet_lite0",
+    model: AnyModel = "auto",
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="An earlier run, to go on with its model: what it knows of the same classes stays."
+        ),
+    ] = None,
     weights: Weights = "imagenet",
     preprocessing: Preprocessing = "auto",
     epochs: Epochs = None,
     head_epochs: HeadEpochs = None,
     learning_rate: Rate = None,
     image_size: Size = None,
-    batch_size: Batch = 32,
+    max_length: Length = 128,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Examples in a batch; default: 32, for tables 64.")
+    ] = None,
     seed: Seed = 0,
     flips: Flips = "horizontal",
     rotation: Annotated[float, typer.Option(help="Augment by rotating, up to this fraction of a full turn.")] = 0.0,
@@ -226,10 +252,10 @@ def tune(
     ] = None,
     mode: Annotated[str | None, typer.Option(help="Which direction of --metric is better: min or max.")] = None,
     group: Annotated[
-        str | None, typer.Option(help="Column of the CSV file whose values stay within one split, such as a patient.")
+        str | None, typer.Option(help="Column of the table whose values stay within one split, such as a patient.")
     ] = None,
     time: Annotated[
-        str | None, typer.Option(help="Column of the CSV file to split by: the latest images are the test.")
+        str | None, typer.Option(help="Column of the table to split by: the latest images or rows are the test.")
     ] = None,
     retain: Annotated[
         Path | None,
@@ -251,7 +277,7 @@ def tune(
     verbose: Annotated[bool, typer.Option("--verbose", help="Print a line for each epoch, however short.")] = False,
     as_json: Json = False,
 ):
-    """Fine-tune a backbone on images; the same command resumes an interrupted run.
+    """Fine-tune a model on images, texts or a table; the same command resumes an interrupted run.
 
     Exit code 4: the run is written, and it forgets more than --max-forgetting allows.
     """
@@ -274,11 +300,11 @@ def tune(
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    data: Annotated[Path | None, typer.Argument(help="Labelled images, a folder or a CSV file.")] = None,
+    data: Annotated[Path | None, typer.Argument(help="Labelled examples, a folder or a table.")] = None,
     views: Views = 1,
     as_json: Json = False,
 ):
-    """Measure the model of a run on labelled images; without any, show its metrics."""
+    """Measure the model of a run on labelled examples; without any, show its metrics."""
     from thaw.runs.folder import open_run
 
     opened = open_run(run)
@@ -300,17 +326,23 @@ def evaluate(
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    files: Annotated[list[Path], typer.Argument(help="Images.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Images; of other runs tables, .txt files, arrays, or a text of several words."),
+    ],
     top: Annotated[int, typer.Option(min=1, help="Number of classes to report for each image.")] = 3,
     views: Views = 1,
     as_json: Json = False,
 ):
-    """Predict the classes of images with the model of a run; exit code 1 if a file cannot be read."""
+    """Predict with the model of a run; exit code 1 if a file cannot be read."""
     from thaw.runs.folder import open_run
 
     opened = open_run(run)
     import_keras()
-    predictions = opened.predict(files, top=top, views=views)
+    if opened.input is None:
+        predictions = opened.predict(files, top=top, views=views)
+    else:
+        predictions = [row for file in files for row in opened.predict(file, top=top, views=views)]
     _report_views(opened, views, predictions)
     if as_json:
         print_json(predictions)
@@ -318,7 +350,7 @@ def predict(
         print_predictions([p for p in predictions if "error" not in p])
     unreadable = [p for p in predictions if "error" in p]
     for prediction in unreadable:
-        report(f"{prediction['file']}: {prediction['error']}")
+        report(f"{prediction.get('file', prediction.get('row'))}: {prediction['error']}")
     if unreadable:
         raise typer.Exit(1)
 

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -178,7 +179,7 @@ def encode_columns(table: dict[str, list], columns: tuple[Column, ...]) -> dict[
     inputs = {}
     for column in columns:
         if column.name not in table:
-            raise ValueError(f"The table has no column {column.name!r} (it has: {', '.join(table)}).")
+            raise ValueError(f"The table has no column {column.name!r} (it has: {shown_columns(table)}).")
         values = table[column.name]
         if column.kind == "category":
             inputs[column.inputs[0]] = np.array([category_text(value) for value in values], str)[:, None]
@@ -192,6 +193,23 @@ def encode_columns(table: dict[str, list], columns: tuple[Column, ...]) -> dict[
         if column.missing:
             inputs[column.inputs[1]] = gaps.astype(np.float32)[:, None]
     return dict(sorted(inputs.items()))
+
+
+def shown_columns(names: Iterable[str], most: int = 20) -> str:
+    """Return names of columns for a message, the first of them where there are many.
+
+    Args:
+        names: of the columns.
+        most: names at most. Default 20.
+
+    Example:
+        >>> from thaw.data.column_kinds import shown_columns
+        >>> shown_columns(["age", "town"]), shown_columns("abcd", most=2)
+        ('age, town', 'a, b and 2 more')
+    """
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def category_text(value: Any) -> str:

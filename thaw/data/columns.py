@@ -23,6 +23,7 @@ from thaw.data.column_kinds import (
     encode_columns,
     find_kind,
     is_number,
+    shown_columns,
 )
 from thaw.data.splits import FRACTIONS, SPLIT_NAMES, SPLITS, Splits, holds_splits
 from thaw.data.splitting import check_split_arguments, split_examples
@@ -109,12 +110,15 @@ def load_table(
     split = split or next((name for name in table if name.lower() == "split" and holds_splits(table[name])), None)
     for argument, name in (("label", label), ("split", split), ("group", group), ("time", time)):
         if name is not None and name not in table:
-            raise ValueError(f"The table has no column {name!r} for {argument}= (it has: {', '.join(table)}).")
+            raise ValueError(
+                f"The table has no column {name!r} (it has: {shown_columns(table)}); name the one that holds the "
+                f"{argument}, {argument}=COLUMN (--{argument}) (--{argument})."
+            )
     known = [i for i, value in enumerate(table[label]) if value is not None]
     if not known:
         raise ValueError(f"The label {label!r} is empty in all rows; expected classes or numbers.")
     numeric = _is_numeric([table[label][i] for i in known], label, task)
-    labels = [value if value is None else _number(value) if numeric else category_text(value) for value in table[label]]
+    labels = _labels(table[label], numeric)
     if not numeric and len(names := {labels[i] for i in known}) > max(2, len(known) / 2):
         raise ValueError(
             f"The label {label!r} has {len(names)} classes in {len(known)} rows; expected a category with several rows "
@@ -169,6 +173,37 @@ def load_table(
     }
     fields = {field.name: getattr(divided, field.name) for field in dataclasses.fields(divided)}
     return TableSplits(**fields | datasets | {"notes": tuple(notes), "columns": tuple(described)})
+
+
+def label_cells(table: dict[str, list], label: str, task: str) -> dict[str, list]:
+    """Return the labels of rows that a model is measured on.
+
+    Args:
+        table: plain values by the name of the column, as :func:`thaw.data.table_rows.read_rows` gives them.
+        label: name of the column.
+        task: ``"classification"`` or ``"regression"``.
+
+    Returns:
+        A dict with "label", the name of a class, or ``None`` where there is none; of numbers also "target".
+
+    Raises:
+        ValueError: there is no such column, or a label is no number.
+
+    Example:
+        >>> label_cells({"price": ["7,5", None]}, "price", "regression")
+        {'label': ['', None], 'target': [(7.5,), (None,)]}
+    """
+    if label not in table:
+        raise ValueError(f"The table has no column {label!r} for the label (it has: {shown_columns(table)}).")
+    numeric = _is_numeric([value for value in table[label] if value is not None], label, task)
+    labels = _labels(table[label], numeric)
+    if not numeric:
+        return {"label": labels}
+    return {"label": ["" if value is not None else None for value in labels], "target": [(v,) for v in labels]}
+
+
+def _labels(values, numeric) -> list:
+    return [value if value is None else _number(value) if numeric else category_text(value) for value in values]
 
 
 def _check_arguments(task, columns) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from thaw.data.dataset import ONE_CLASS_EACH, Dataset, leaves
+from thaw.data.frames import as_inputs, column_of, table_columns, values_of
 
 MAX_BATCHES_TO_COUNT = 10_000
 NO_NUMBERS = {"c": "complex numbers", "M": "dates", "m": "durations"}  # by the kind of their NumPy type
@@ -126,52 +127,80 @@ def _class_of_rows(y):
         return tf.where(column, tf.cast(rows[:, 0], tf.int64), tf.argmax(rows, -1))
 
 
-def as_dataset(x, y=None, sample_weight=None, *, name="data", labelled=False):
+def as_dataset(x, y=None, sample_weight=None, *, name="data", labelled=False, model=None):
     """Convert what a user gives into a :class:`Dataset`, or a :class:`Stream` where there is no random access.
 
     This is the one place where data are converted and checked; nothing behind it looks again.
 
+    A table is a pandas or polars frame, a PyArrow table or a dataset of Hugging Face. Its columns become one array
+    ``(n, columns)`` where all are numbers, the array of the column where there is one (of texts, images or lists), and
+    a dict of arrays otherwise. Where the model has several inputs, or takes a dict, the columns with the names of its
+    inputs are used. All of a table is read into memory; images that would not fit are given as
+    ``table.to_tf_dataset(...)``.
+
     Args:
-        x: arrays, lists, strings, pandas frames or tensors, or a tuple or dict of these; a :class:`Dataset`; a batched
-            ``tf.data.Dataset``, a ``keras.utils.PyDataset`` or a generator of batches, which stay streams. A pandas
-            frame of numbers becomes one array, any other a dict of its columns.
-        y: targets, one for each input; ``None`` where ``x`` brings them. Default ``None``.
+        x: arrays, lists, strings, columns of a table or tensors, or a tuple or dict of these; a table; a
+            :class:`Dataset`; a batched ``tf.data.Dataset``, such as one of TensorFlow Datasets, a
+            ``keras.utils.PyDataset`` or a generator of batches, which stay streams.
+        y: targets, one for each input; or the name of the column of ``x`` that holds them, where ``x`` is a table, a
+            dict, or a stream of dicts; ``None`` where ``x`` brings them as batches of ``(x, y)``. Default ``None``.
         sample_weight: ``(n,)`` weights in the loss. Default ``None``.
         name: how an error calls the data. Default ``"data"``.
         labelled: whether targets are needed. Default ``False``.
+        model: ``keras.Model`` that the data are for, whose inputs may be columns of a table. Default ``None``: unknown.
 
     Returns:
         A :class:`Dataset` or a :class:`Stream`.
 
     Raises:
         ValueError: another kind of data, arrays that do not belong together, NaN or infinity in inputs or weights (a
-            memory map is not read for that), or weights that are negative or all 0.
+            memory map is not read for that), or weights that are negative or all 0; several tables by name, or a column
+            that is not there.
 
     Example:
         >>> import numpy as np
         >>> from thaw import as_dataset
         >>> len(as_dataset(np.zeros((3, 2)), [0, 1, 0]))
         3
+        >>> dataset = as_dataset({"age": [31, 40], "town": ["Ulm", "Bonn"], "old": [0, 1]}, "old")
+        >>> sorted(dataset.x), dataset.y.tolist()
+        (['age', 'town'], [0, 1])
     """
     import tensorflow as tf
 
     is_stream = isinstance(x, (Stream, tf.data.Dataset)) or _is_pydataset(x) or hasattr(x, "__next__")
     if isinstance(x, Dataset) or is_stream:
-        if y is not None or sample_weight is not None:
-            raise ValueError(f"The {name} are a {type(x).__name__}, which brings its own labels; leave y out.")
+        stream = None
         if is_stream:
             stream = x if isinstance(x, Stream) else Stream(_batches_of(x, name), read_once=hasattr(x, "__next__"))
+        named = is_stream and isinstance(y, str) and isinstance(stream.batches.element_spec, dict)
+        if (y is not None and not named) or sample_weight is not None:
+            raise ValueError(f"The {name} are a {type(x).__name__}, which brings its own labels; leave y out.")
+        if is_stream:
+            stream = _with_labels(stream, y, f"The {name}") if named else stream
             spec = stream.batches.element_spec
             if labelled and not (isinstance(spec, tuple) and len(spec) > 1):
-                raise ValueError(f"The {name} have inputs and no labels; expected batches of (x, y).")
+                names = f', or y="label" for one of {", ".join(map(str, spec))}' if isinstance(spec, dict) else ""
+                raise ValueError(f"The {name} have inputs and no labels; expected batches of (x, y){names}.")
             return stream
+        dataset = x
     else:
-        x = _structure(x, f"The {name}")
+        columns = table_columns(x, f"The {name}")
+        if isinstance(x, dict) and isinstance(y, str):
+            columns = list(x)
+        if columns is not None and isinstance(y, str):
+            left = _without(columns, y, f"The {name}")
+            y, columns = column_of(x, y), left
+        elif labelled and columns is not None and y is None:
+            raise ValueError(
+                f'The {name} are a table and y is None; expected the labels, or y="label" for one of its columns '
+                f"({', '.join(columns)})."
+            )
+        x = _structure(x, f"The {name}", columns, model)
         y = None if y is None else _targets_of(y, len(leaves(x)[0]))
     try:
-        dataset = x
         if not isinstance(x, Dataset):
-            weight = None if sample_weight is None else np.asarray(sample_weight)
+            weight = None if sample_weight is None else _part(sample_weight, "The sample weights")
             dataset = Dataset(x=x, y=y, sample_weight=weight)
         dataset._finite  # noqa: B018 (raises)
     except ValueError as error:
@@ -182,13 +211,34 @@ def as_dataset(x, y=None, sample_weight=None, *, name="data", labelled=False):
     return dataset
 
 
-def as_validation(validation_data, name="validation data", *, labelled=True):
+def _without(columns, label, what):
+    """The names of columns but for that of the labels."""
+    if label not in columns:
+        raise ValueError(f"{what} have no column {label!r} for the labels (they have: {', '.join(map(str, columns))}).")
+    if len(columns) == 1:
+        raise ValueError(f"{what} have the column {label!r} alone, the labels; expected inputs beside them.")
+    return [column for column in columns if column != label]
+
+
+def _with_labels(stream, label, what):
+    """Batches of ``(x, y)``, of batches that are dicts."""
+    left = _without(list(stream.batches.element_spec), label, what)
+
+    def split(row):
+        return (row[left[0]] if len(left) == 1 else {name: row[name] for name in left}), row[label]
+
+    return Stream(stream.batches.map(split), stream.read_once)
+
+
+def as_validation(validation_data, name="validation data", *, labelled=True, model=None):
     """Convert ``validation_data`` as ``fit`` takes it.
 
     Args:
-        validation_data: ``(x, y)`` or ``(x, y, sample_weight)``, a :class:`Dataset`, a stream, or ``None``.
+        validation_data: ``(x, y)`` or ``(x, y, sample_weight)``, such as ``(table, "label")``, a :class:`Dataset`, a
+            stream, or ``None``.
         name: how an error calls the data. Default ``"validation data"``.
         labelled: whether a data set or a stream must have targets. Default ``True``.
+        model: as for :func:`as_dataset`. Default ``None``.
 
     Returns:
         What :func:`as_dataset` returns, or ``None``.
@@ -207,8 +257,8 @@ def as_validation(validation_data, name="validation data", *, labelled=True):
     if isinstance(validation_data, (tuple, list)):
         if len(validation_data) not in (2, 3):
             raise ValueError(f"The {name} are {len(validation_data)} arrays; expected (x, y) or (x, y, sample_weight).")
-        return as_dataset(*validation_data, name=name, labelled=True)
-    return as_dataset(validation_data, name=name, labelled=labelled)
+        return as_dataset(*validation_data, name=name, labelled=True, model=model)
+    return as_dataset(validation_data, name=name, labelled=labelled, model=model)
 
 
 def _is_pydataset(x):
@@ -312,32 +362,54 @@ def _tuples(batch):
     return tuple(batch) if isinstance(batch, list) else batch
 
 
-def _structure(x, what):
+def _structure(x, what, columns, model):
     """Inputs as one array, or a tuple or dict of arrays."""
-    if type(x).__module__.split(".")[0] == "pandas" and hasattr(x, "columns"):
-        numeric = all(dtype.kind in "biuf" for dtype in map(_numpy_dtype, x.dtypes))
-        return x.to_numpy() if numeric else {str(column): _array(x[column], what) for column in x.columns}
+    if columns is not None:
+        inputs = _named_inputs(model)
+        if inputs is not None and set(inputs) <= set(columns):
+            columns = inputs
+        arrays = {name: _column(column_of(x, name), name, what) for name in columns}
+        return arrays if isinstance(x, dict) else as_inputs(arrays, inputs)
     if isinstance(x, dict):
         if not x:
             raise ValueError(f"{what} are an empty dict; expected an array for each input.")
-        return {name: _array(part, what) for name, part in x.items()}
-    several = isinstance(x, (tuple, list)) and x and all(hasattr(part, "shape") and np.ndim(part) for part in x)
-    if several or isinstance(x, tuple):
-        return tuple(_array(part, what) for part in x)
+        return {name: _part(part, what) for name, part in x.items()}
+    if isinstance(x, tuple) or (isinstance(x, list) and x and all(len(getattr(part, "shape", ())) for part in x)):
+        return tuple(_part(part, what) for part in x)
     return _array(x, what)
 
 
-def _numpy_dtype(dtype):
-    return dtype if isinstance(dtype, np.dtype) else getattr(dtype, "numpy_dtype", np.dtype(object))
+def _named_inputs(model):
+    """The names of a model's inputs, where it has several or takes a dict; else ``None``."""
+    structure, tensors = getattr(model, "input", None), getattr(model, "inputs", None) or []
+    if isinstance(structure, dict):
+        return list(structure)
+    return [tensor.name for tensor in tensors] if len(tensors) > 1 else None
+
+
+def _column(column, name, what):
+    return _part(column, f"The values of {name!r} in {what[0].lower()}{what[1:]}")
+
+
+def _part(x, what):
+    """One array of a structure, of a table too."""
+    columns = table_columns(x, what)
+    if columns is None:
+        return _array(x, what)
+    arrays = {name: _column(column_of(x, name), name, what) for name in columns}
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
+    if isinstance(joined := as_inputs(arrays), dict):
+        raise ValueError(f"{what} hold a table of {', '.join(arrays)}, not all numbers; expected an array each.")
+    return joined
 
 
 def _array(x, what):
     """One array with an axis of examples."""
-    if type(x).__module__.split(".")[0] == "pandas":
-        x = x.to_numpy(dtype=None if _numpy_dtype(x.dtype).kind != "O" else object)
-    elif hasattr(x, "toarray"):
+    x = values_of(x)
+    if hasattr(x, "toarray"):
         raise ValueError(f"{what} are a sparse matrix; expected a dense array, such as x.toarray().")
-    elif not hasattr(x, "shape") and not isinstance(x, (list, tuple)):
+    if not hasattr(x, "shape") and not isinstance(x, (list, tuple)):
         raise ValueError(
             f"{what} are a {type(x).__name__}; expected thaw.Dataset, arrays x and y, or a batched tf.data.Dataset."
         )
@@ -345,6 +417,8 @@ def _array(x, what):
         return x
     try:
         array = np.asarray(x)
+        if array.dtype.kind == "O" and all(isinstance(row, (list, np.ndarray)) for row in array.flat):
+            array = np.array(array.tolist())  # a column of lists
     except ValueError:
         raise ValueError(f"{what} are rows of different lengths; expected one shape for all examples.") from None
     if array.dtype.kind == "O":
@@ -369,12 +443,13 @@ def _is_lazy(x):
 def _targets_of(y, n):
     """Targets as one array, or a tuple or dict of arrays for several outputs."""
     if isinstance(y, dict):
-        return {name: _array(part, "The labels") for name, part in y.items()}
+        return {name: _part(part, "The labels") for name, part in y.items()}
+    if table_columns(y, "The labels") is not None:
+        return _part(y, "The labels")
+    y = values_of(y)
     several = isinstance(y, (list, tuple)) and len(y) != n and {np.shape(part)[:1] for part in y} == {(n,)}
     if several:
         return tuple(_array(part, "The labels") for part in y)
-    if type(y).__module__.split(".")[0] == "pandas" and getattr(y, "shape", (0, 0))[1:] == (1,):
-        y = y.iloc[:, 0]
     if np.ndim(y) == 0 or isinstance(y, str):
         raise ValueError(f"The labels are {y!r}; expected one for each input.")
     return _array(y, "The labels")

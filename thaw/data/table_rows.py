@@ -68,6 +68,31 @@ def read_rows(source: Any) -> tuple[dict[str, list], list[str]]:
     return cleaned, notes
 
 
+def first_rows(path: str | os.PathLike, count: int = 3) -> list[list[str]]:
+    """Return the first rows of a table as texts, the names of the columns first; none where they cannot be read.
+
+    Args:
+        path: as for :func:`read_rows`.
+        count: rows at most. Default 3.
+
+    Example:
+        >>> import tempfile
+        >>> from thaw.data.table_rows import first_rows
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "towns.csv")
+        ...     _ = path.write_text("age;town\\n31;Ulm\\n")
+        ...     first_rows(path)
+        [['age', 'town'], ['31', 'Ulm']]
+    """
+    path = Path(path)
+    if path.suffix.lower() not in CSV_SUFFIXES:
+        columns, _ = read_rows(path)
+        return [list(columns), *map(list, zip(*([str(v) for v in values[: count - 1]] for values in columns.values())))]
+    lines = [line for line in read_text(path)[0].splitlines() if line.strip()][:_ROWS_TO_LOOK_AT]
+    separator = _separator("\n".join(lines)) if lines else ","
+    return [list(map(class_name, first_cells(line, separator))) for line in lines[:count]]
+
+
 def _read_file(path: Path) -> tuple[dict[str, list], list[str]]:
     suffix = path.suffix.lower()
     if suffix in CSV_SUFFIXES:

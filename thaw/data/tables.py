@@ -203,6 +203,7 @@ class _Table:
     header: list[str]
     lines: list[int]  # number of the last line of each row
     rows: list[list[str]]  # as long as the header
+    unit: str = "line"
 
 
 def _read_table(source: Path, text: str) -> tuple[_Table, list[str]]:
@@ -267,7 +268,7 @@ def _separator(text: str) -> str | None:
     """The separator under which the first row names the columns image and label."""
     for separator in _SEPARATORS:
         header = [_heading(cell) for cell in first_cells(text, separator)]
-        if _positions_of("image", header) and _positions_of("label", header):
+        if positions_of("image", header) and positions_of("label", header):
             return separator
     return None
 
@@ -303,8 +304,8 @@ def first_cells(text: str, separator: str) -> list[str]:
         return []
 
 
-def _positions_of(column: str, header: list[str]) -> list[int]:
-    """Positions of the cells with a name; if there are none, of those that mean the same."""
+def positions_of(column: str, header: list[str]) -> list[int]:
+    """Return the positions of the cells with a name; if there are none, of those that mean the same."""
     names = [name.lower() for name in header]
     same = [i for i, name in enumerate(names) if name == column.lower()]
     synonyms = _SYNONYMS.get(column, "").split()
@@ -319,7 +320,7 @@ def _column_positions(table: _Table, asked: dict[str, str | None]) -> dict[str, 
         column = asked.get(name)
         if column is None and name == "time":
             continue
-        found = _positions_of(class_name(column or name), header)
+        found = positions_of(class_name(column or name), header)
         if len(found) > 1:
             _refuse_several(table, name, found)
         if found:
@@ -344,7 +345,7 @@ def _column_positions(table: _Table, asked: dict[str, str | None]) -> dict[str, 
 
 def _position_of(table: _Table, kind: str, column: str) -> int:
     """Return the position of a column that was asked for."""
-    found = _positions_of(class_name(column), table.header)
+    found = positions_of(class_name(column), table.header)
     if not found:
         raise ValueError(_no_column(table, kind, column))
     if len(found) > 1:
@@ -425,7 +426,7 @@ def convert_cells(table, cells: list[str], function: Callable) -> list:
         try:
             values.append(function(class_name(cell)))
         except ValueError as error:
-            raise ValueError(f"{table.source}, line {line}: {error}") from None
+            raise ValueError(f"{table.source}, {table.unit} {line}: {error}") from None
     return values
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
 from thaw.data.class_names import class_name
 from thaw.data.tables import cell_number, convert_cells, read_columns
@@ -56,6 +58,28 @@ def read_targets(
     """
     columns, notes, names = read_columns(source, group, time, label, _CONVERT[task])
     return columns, names, notes
+
+
+def convert_targets(task: str, source: str, targets: dict[str, list[str]]):
+    """Convert cells of any table into targets; the errors name the row.
+
+    Args:
+        task: as for :func:`read_targets`.
+        source: name of the table, for messages.
+        targets: dict from the name of a column to its cells.
+
+    Returns:
+        ``(columns, names, notes)``: the columns "label" and "target", the names and the notes of :func:`read_targets`.
+
+    Raises:
+        ValueError: a cell is no number, or neither 0 nor 1.
+
+    Example:
+        >>> convert_targets("regression", "cars.csv", {"price": ["7,5", ""]})[0]
+        {'label': ['', None], 'target': [(7.5,), (None,)]}
+    """
+    rows = range(1, 1 + max(map(len, targets.values())))
+    return _CONVERT[task](SimpleNamespace(source=Path(source), lines=rows, unit="row"), targets)
 
 
 def _several_labels(table, targets):
@@ -137,7 +161,7 @@ def target_task(task, names, y):
             for label in labels:
                 counts[label] += 1
         return MultiLabel(names), [
-            f"No training image has the label {n!r}." for n, count in counts.items() if not count
+            f"No training example has the label {n!r}." for n, count in counts.items() if not count
         ]
     found = Regression(names).standardized_by(y)
     values = sorted({row[0] for row in y})

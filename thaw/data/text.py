@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thaw._validation import as_seed
+from thaw._validation import as_int, as_seed
 from thaw.data.minilm_files import minilm_file
 from thaw.data.splits import FRACTIONS, Splits
 from thaw.data.splitting import check_split_arguments, split_examples
+from thaw.data.target_columns import TARGET_TASKS
 from thaw.data.text_checks import check_texts, note_foreign
 from thaw.data.text_files import read_texts
 
@@ -19,20 +22,35 @@ LENGTHS = (32, 64, 128, 256)  # that texts are padded to, in pieces
 PADDING = 0  # number of the piece that fills a text up; models mask it
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class TextSplits(Splits):
+    """The :class:`thaw.Splits` of texts, with what makes pieces of them.
+
+    Args:
+        column: name of the column of texts, as it was asked for; ``None`` for a usual name, or a folder.
+        tokenizer: what :func:`load_tokenizer` returns.
+    """
+
+    column: str | None = None
+    tokenizer: Any = None
+
+
 def load_text(
     data: Any,
     *,
+    task: str = "classification",
     text: str | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     split: str | None = None,
     group: str | None = None,
     max_length: int = 128,
+    length: int | None = None,
     tokenizer=None,
     seed: int = 0,
     splits: tuple[float, float, float] = FRACTIONS,
     max_bad: float = 0.05,
     balance: str = "auto",
-) -> Splits:
+) -> TextSplits:
     """Load a table or a folder of labelled texts as training, validation and test datasets.
 
     Splits given by the user are used as they are. Without them, texts are split by their content, so that adding rows
@@ -51,11 +69,16 @@ def load_text(
         data: a CSV or TSV file, JSON lines (``.jsonl``), a Parquet file; a pandas or polars frame, a PyArrow table or a
             dict of columns; or a folder ``class/text.txt``, with or without train, val and test folders above the
             classes.
+        task: what is predicted: ``"classification"`` (default), one class for each text; ``"multilabel"``, any number
+            of labels; or ``"regression"``, numbers. The last two need a table.
         text: name of the column of texts; ``None`` (default) for "text" or another usual name, such as "review".
-        label: name of the column of classes; ``None`` (default) for "label" or another usual name.
+        label: name of the column of classes, of labels (``sport|chess``) or of a number; or a list of names, of columns
+            of 0 and 1 or of several numbers. Default ``None``: "label" or another usual name.
         split: name of the column that says train, validation or test; ``None`` (default) for "split", if there is one.
         group: name of the column of groups, such as authors; ``None`` (default) for "group", if there is one.
         max_length: largest length in pieces, with the two at both ends: 32, 64, 128 (default) or 256.
+        length: length in pieces that texts are padded to and cut at, such as that of a model's input. Default ``None``:
+            the smallest of those above.
         tokenizer: as in :func:`load_tokenizer`; default ``None`` for that of all-MiniLM-L6-v2.
         seed: int; another seed gives another split.
         splits: fractions of train, validation and test; that of test may be 0.
@@ -63,8 +86,8 @@ def load_text(
         balance: what is done about classes of different size, as in :func:`thaw.data.splits.resolve_balance`.
 
     Returns:
-        :class:`thaw.data.splits.Splits`, whose datasets hold int32 ``(n, length)`` numbers of pieces, 0 for padding.
-        ``files`` names each text by its file, or its line.
+        :class:`TextSplits`: a :class:`thaw.Splits` whose datasets hold int32 ``(n, length)`` numbers of pieces, 0 for
+        padding. ``files`` names each text by its file, or its row.
 
     Raises:
         FileNotFoundError: nothing is at ``data``.
@@ -85,20 +108,28 @@ def load_text(
     """
     if max_length not in LENGTHS:
         raise ValueError(f"max_length={max_length!r}; expected one of {', '.join(map(str, LENGTHS))} pieces.")
+    if task not in ("classification", *TARGET_TASKS):
+        raise ValueError(f"task={task!r}; expected one of classification, {', '.join(TARGET_TASKS)}.")
+    if length is not None:
+        length = as_int("length", length, 3)  # the ends, and a piece between them
     check_split_arguments(splits, max_bad, balance)
+    if task != "classification" and balance not in ("auto", "none"):
+        raise ValueError(f"balance={balance!r} is for classes, and the task is {task}; leave balance out.")
     seed, tokenizer = as_seed(seed), load_tokenizer(tokenizer)
     source = Path(data) if isinstance(data, (str, os.PathLike)) else Path("the table")
-    columns, notes = read_texts(data, text=text, label=label, split=split, group=group)
+    columns, target_names, notes = read_texts(data, task=task, text=text, label=label, split=split, group=group)
     names = columns.pop("name")
     texts = columns.pop("text")
-    checks = check_texts(texts, columns["label"], columns.get("split"), names)
+    # Copies with other labels contradict one another, those with other numbers do not.
+    said = ["|".join(labels) for labels in columns["target"]] if task == "multilabel" else columns["label"]
+    checks = check_texts(texts, said, columns.get("split"), names)
     encodings = tokenizer.encode_batch(texts)
     longest = max(len(encoding.ids) for encoding in encodings)
-    length = next((n for n in LENGTHS if longest <= n), max_length)
-    pieces = _padded(tokenizer, texts, encodings, min(length, max_length))
+    fits = min(next((n for n in LENGTHS if longest <= n), max_length), max_length)
+    pieces = _padded(tokenizer, texts, encodings, fits if length is None else length)
     unknown = getattr(tokenizer.model, "unk_token", None)
     more = [*note_foreign(encodings, unknown, names), _note_length(encodings, pieces.shape[1])]
-    return split_examples(
+    divided = split_examples(
         source,
         columns,
         checks.keys,
@@ -109,14 +140,37 @@ def load_text(
         cluster=lambda rows: checks.clusters[rows],
         # Cached features are found by these keys: another tokenizer makes other pieces of the same text.
         inputs=lambda rows: {"x": pieces[rows], "keys": None},
-        unlabelled="has no label",
+        unlabelled="has no number" if task == "regression" else "has no label",
         fractions=splits,
         seed=seed,
         max_bad=max_bad,
         balance=balance,
+        task=task,
+        target_names=target_names,
         notes=notes,
         more_notes=[*checks.notes, *more],
     )
+    fields = {field.name: getattr(divided, field.name) for field in dataclasses.fields(divided)}
+    return TextSplits(**fields, column=text, tokenizer=tokenizer)
+
+
+def encode_texts(tokenizer, texts: Sequence[str], length: int) -> np.ndarray:
+    """Return texts as numbers of word pieces, as a model takes them.
+
+    Args:
+        tokenizer: what :func:`load_tokenizer` returns.
+        texts: ``n`` texts.
+        length: pieces of each; shorter texts are padded, and longer ones cut off.
+
+    Returns:
+        int32 ``(n, length)``.
+
+    Example:
+        >>> from thaw.data.text import encode_texts, load_tokenizer
+        >>> encode_texts(load_tokenizer(), ["Melting ice", "Ice"], 5).tolist()
+        [[101, 13721, 3256, 102, 0], [101, 3256, 102, 0, 0]]
+    """
+    return _padded(tokenizer, list(texts), tokenizer.encode_batch(list(texts)), length)
 
 
 def load_tokenizer(source=None):
@@ -209,5 +263,6 @@ def _note_length(encodings, length) -> str:
     text = f"Texts are padded to {length} pieces; the longest has {max(sizes)}"
     if not cut:
         return f"{text}, and none is cut off."
-    more = "" if length == LENGTHS[-1] else f" (max_length={LENGTHS[LENGTHS.index(length) + 1]} takes more)"
+    larger = [n for n in LENGTHS if n > length]
+    more = f" (max_length={larger[0]} takes more)" if larger else ""
     return f"{text}, and {cut} of {len(sizes)} are cut off{more}."

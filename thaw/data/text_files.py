@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from thaw.data.image_paths import suffix_of
 from thaw.data.splits import SPLIT_NAMES, holds_splits
 from thaw.data.table_rows import read_rows
 from thaw.data.tables import read_text
+from thaw.data.target_columns import convert_targets
 
 # What people call the columns, in lower case, in the order in which one is taken.
 _NAMES = {
@@ -35,26 +37,31 @@ _NAMES = {
 def read_texts(
     source: Any,
     *,
+    task: str = "classification",
     text: str | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     split: str | None = None,
     group: str | None = None,
-) -> tuple[dict[str, list], tuple[str, ...]]:
+) -> tuple[dict[str, list], tuple[str, ...], tuple[str, ...]]:
     """Read labelled texts.
 
     Args:
         source: path of a table, or a frame, as :func:`thaw.data.table_rows.read_rows` takes it; or path of a folder
             ``class/text.txt``, with or without train, val and test above the classes.
+        task: ``"classification"`` (default), or ``"multilabel"`` or ``"regression"``, which need a table.
         text: name of the column of texts; ``None`` (default) for "text" or another usual name.
-        label: name of the column of classes; ``None`` (default) for "label" or another usual name.
+        label: name of the column of classes, labels (``sport|chess``) or numbers, or a list of names, as for
+            :func:`thaw.load_images`; ``None`` (default) for "label" or another usual name.
         split: name of the column that says train, validation or test; ``None`` (default) for "split" or another usual
             name, if there is one.
         group: name of the column of groups, whose texts stay in one split; ``None`` (default) for "group", if there is
             one.
 
     Returns:
-        ``(columns, notes)``: lists under "name" (the file, or the table and the number of the row), "text", "label"
-        (``None`` where there is none) and where given "split" and "group"; and sentences for the user.
+        ``(columns, names, notes)``: lists under "name" (the file, or the table and the number of the row), "text",
+        "label" (``None`` where there is none) and where given "split" and "group"; of another task than classes also
+        "target", and the names of the labels or numbers, as :func:`thaw.data.target_columns.read_targets`; and
+        sentences for the user.
 
     Raises:
         FileNotFoundError: nothing is at ``source``.
@@ -66,22 +73,40 @@ def read_texts(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "reviews.csv")
         ...     _ = path.write_text("body;stars\\nGood, really;5\\nBad;1\\n")
-        ...     columns, notes = read_texts(path, label="stars")
+        ...     columns, names, notes = read_texts(path, label="stars")
         >>> columns["text"], columns["label"], columns["name"][0]
         (['Good, really', 'Bad'], ['5', '1'], 'reviews.csv, row 1')
     """
-    asked = {"text": text, "label": label, "split": split, "group": group}
+    first, *others = [label] if label is None or isinstance(label, str) else label
+    asked = {"text": text, "label": first, "split": split, "group": group}
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        if task != "classification":
+            raise ValueError(f"{source} is a folder, and task={task!r} needs a table: one row for each text.")
         if given := next((f"{name}={column!r}" for name, column in asked.items() if column is not None), None):
             raise ValueError(f"{source} is a folder and has no column for {given}; leave it out, or give a table.")
-        return _read_folders(Path(source))
+        columns, notes = _read_folders(Path(source))
+        return columns, (), notes
     rows, notes = read_rows(source)
     name = Path(source).name if isinstance(source, (str, os.PathLike)) else "the table"
-    columns, more = _columns(rows, asked, name)
-    return columns, (*notes, *more)
+    columns, names, more = _columns(rows, asked, others, task, name)
+    return columns, names, (*notes, *more)
 
 
-def _columns(rows, asked, table) -> tuple[dict[str, list], list[str]]:
+def text_column(rows: Sequence[str]) -> str | None:
+    """Return the column that holds the texts, by its name; ``None`` where none has a usual one.
+
+    Args:
+        rows: names of the columns.
+
+    Example:
+        >>> text_column(["id", "Review", "stars"]), text_column(["age", "town"])
+        ('Review', None)
+    """
+    alike = {class_name(heading).lower(): heading for heading in rows}
+    return next((alike[word] for word in _NAMES["text"].split() if word in alike), None)
+
+
+def _columns(rows, asked, others, task, table) -> tuple[dict[str, list], tuple[str, ...], list[str]]:
     """Pick the columns that are used from a table, under our own names."""
     taken, notes = {}, []
     for name, column in asked.items():
@@ -99,18 +124,33 @@ def _columns(rows, asked, table) -> tuple[dict[str, list], list[str]]:
     other = [f"{c!r} for {name}" for name, c in taken.items() if asked[name] is None and c.lower() != name]
     if other:
         notes.append(f"Columns of {table} taken under another name: {', '.join(other)}.")
-    if unused := [heading for heading in rows if heading not in taken.values()]:
+    if missing := [heading for heading in others if heading not in rows]:
+        raise ValueError(f"{table} has no column {missing[0]!r} (it has: {', '.join(map(repr, rows))}).")
+    if task == "classification" and others:
+        raise ValueError(
+            f"label={[taken['label'], *others]!r} names several columns, and a text has one class; give one, or "
+            "another task."
+        )
+    if unused := [heading for heading in rows if heading not in (*taken.values(), *others)]:
         notes.append(f"Columns of {table} that are not used: {', '.join(unused)}.")
     cells = {name: [_as_text(value) for value in rows[column]] for name, column in taken.items()}
     columns = {"name": [f"{table}, row {i + 1}" for i in range(len(cells["text"]))], "text": cells["text"]}
-    columns["label"] = [class_name(cell) or None for cell in cells["label"]]
-    if not any(columns["label"]):
-        raise ValueError(f"{table}: the column {taken['label']!r} is empty in all rows; expected names of classes.")
+    names: tuple[str, ...] = ()
+    if task != "classification":
+        targets = {heading: list(map(_as_text, rows[heading])) for heading in (taken["label"], *others)}
+        found, names, more = convert_targets(task, table, targets)
+        columns |= found
+        notes += more
+    else:
+        columns["label"] = [class_name(cell) or None for cell in cells["label"]]
+        if not any(columns["label"]):
+            raise ValueError(f"{table}: the column {taken['label']!r} is empty in all rows; expected names of classes.")
+        notes += note_merged(cell for cell in cells["label"] if cell.strip())
     if "split" in cells:
         columns["split"] = [_split_of(cell, f"{table}, row {i + 1}") for i, cell in enumerate(cells["split"])]
     if "group" in cells:
         columns["group"] = [class_name(cell) or None for cell in cells["group"]]
-    return columns, notes + note_merged(cell for cell in cells["label"] if cell.strip())
+    return columns, names, notes
 
 
 def _split_of(cell, row) -> str:

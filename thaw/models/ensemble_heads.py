@@ -77,3 +77,18 @@ def attach_ensemble_heads(backbone, task, *, seed=0):
     model = keras.Model(backbone.input, y, name=backbone.name)
     compile_classifier(model, task)
     return model
+
+
+def has_ensemble_heads(model):
+    """Say whether a model ends in the heads of an ensemble, as those for tables do.
+
+    Args:
+        model: ``keras.Model``.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.ensemble_heads import has_ensemble_heads
+        >>> has_ensemble_heads(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+        False
+    """
+    return any(layer.name == "head_disagreement" for layer in model.layers)

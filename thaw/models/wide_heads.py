@@ -34,9 +34,9 @@ class WideHead:
 def wide_head(calls):
     """Find the wide head that :func:`thaw.attach_head` builds, by its structure and never by names.
 
-    From the output back: layers of one vector; a clip (``Rescaling``, ``hard_tanh``, ``Rescaling``); a concatenation;
-    for each part a ``BatchNormalization`` without scale and offset, and a concatenation of pooled features. Nothing
-    outside reads any of them.
+    From the output back: a ``Rescaling``, where numbers are put into their units; layers of one vector; a clip
+    (``Rescaling``, ``hard_tanh``, ``Rescaling``); a concatenation; for each part a ``BatchNormalization`` without scale
+    and offset, and a concatenation of pooled features. Nothing outside reads any of them.
 
     Args:
         calls: from :func:`thaw.models.stages.calls_of`.
@@ -61,7 +61,7 @@ def wide_head(calls):
         return position if position is not None and kind(calls[position]) else None
 
     position, found = len(calls) - 1, set()
-    while position is not None and not _rescales(calls[position]):
+    while position is not None and (not _rescales(calls[position]) or position == len(calls) - 1):
         found.add(position)
         call = calls[position]
         position = maker(call.inputs[0], _puts_out_a_vector) if len(call.inputs) == 1 else None

@@ -441,7 +441,7 @@ class ForgettingMonitor:
 
     def _description(self):
         n, is_target = len(self.examples), self.source.examples is None
-        images = f"{n} validation images of the target task" if is_target else f"{n} images of the source task"
+        images = f"{n} validation examples of the target task" if is_target else f"{n} images of the source task"
         if self.source.labelled:
             return f"share of {images} that the original head predicts correctly"
         return f"share of {images} on which the original head predicts the same as before"

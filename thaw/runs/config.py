@@ -9,12 +9,15 @@ from pathlib import Path
 from types import NoneType
 
 from thaw import __version__
-from thaw._files import to_toml
+from thaw._files import to_toml, write_all, write_text
 from thaw.models.loading import is_model_file
-from thaw.plan import is_plan_file
+from thaw.plan import Plan, is_plan_file
+from thaw.runs.folder import CONFIG, FOLDS, UNFINISHED
+from thaw.runs.frozen_model import CHOICE
+from thaw.runs.resolved_plan import PLAN, RECORD
 
 # Options whose value is a path, and those whose value may be the path of a file or a name.
-PATH_OPTIONS = ("data", "out", "retain")
+PATH_OPTIONS = ("data", "out", "retain", "from_run")
 FILE_OPTIONS = ("model", "weights", "plan")
 OBJECTS = "given_in_python"  # the key with the names of what cannot be written
 
@@ -136,3 +139,43 @@ def _relative(path, folder):
 
 def _absolute(path, folder):
     return os.path.normpath(os.path.join(folder, path))
+
+
+def write_config(folder, options, plan):
+    """Write ``config.toml`` when a run begins; compare it when the run is resumed.
+
+    Args:
+        folder: path of the run folder.
+        options: dict of the arguments of :func:`thaw.tune`.
+        plan: a :class:`thaw.Plan`, or ``"auto"``; one given in Python is written to ``plan.toml``.
+
+    Returns:
+        The text of the file.
+
+    Raises:
+        ValueError: the folder holds an unfinished run with other options.
+    """
+    from thaw.training.checkpoint import CHECKPOINT, unfinished_run_error
+
+    options = dict(options)
+    asked, writers = options.get("plan", plan), {}
+    if isinstance(plan, Plan) and (isinstance(asked, Plan) or is_plan_file(asked)):
+        options["plan"] = str(folder / PLAN)
+        writers = {folder / PLAN: write_text(plan.to_toml())}
+    text = config_text(options, folder)
+    path, work = folder / CONFIG, folder / UNFINISHED
+    begun = any((work / name).exists() for name in (CHECKPOINT, RECORD, CHOICE)) or (folder / FOLDS).exists()
+    if not begun or not path.exists():
+        write_all(writers | {path: write_text(text)})
+        return text
+    before, now = (_comparable(tomllib.loads(part)) for part in (path.read_text(encoding="utf-8"), text))
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            difference = f"with {name} = {before.get(name)!r}, and now it is {now.get(name)!r}"
+            raise unfinished_run_error(folder, difference)
+    return text
+
+
+def _comparable(options):
+    """Models, data and plans are compared by their content when the checkpoint is read."""
+    return {name: value for name, value in options.items() if name not in (*PATH_OPTIONS, *FILE_OPTIONS)}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
-import io
 import json
 import os
 import platform
@@ -14,8 +12,9 @@ import tomllib
 from pathlib import Path
 
 from thaw import __version__
-from thaw._files import LOCK, file_sha256, to_json, to_jsonable, write_all, write_text
+from thaw._files import LOCK, file_sha256, read_csv_columns, to_csv, to_json, to_jsonable, write_all, write_text
 from thaw.plan import Plan
+from thaw.runs.row_inputs import read_input
 from thaw.runs.task_file import TASK, task_from_dict, task_to_dict
 
 MANIFEST, CONFIG = "manifest.json", "config.toml"
@@ -26,7 +25,9 @@ FORMAT = 1
 RENAMED_METRICS = {"moved": "weight_change", "moved_in_phases": "weight_change_by_phase"}
 
 
-def write_run(folder, model, labels, *, plan, tables, metrics, about=None, config=None, task=None, spread=None):
+def write_run(
+    folder, model, labels, *, plan, tables, metrics, about=None, config=None, task=None, spread=None, files=None
+):
     """Write a run folder, or replace its files: all of them, or none when the disk is full.
 
     ``model.keras`` opens with nothing but Keras. ``labels.json`` has the names of the classes, which a Keras file does
@@ -46,6 +47,7 @@ def write_run(folder, model, labels, *, plan, tables, metrics, about=None, confi
         task: :class:`thaw.targets.MultiLabel` or :class:`thaw.targets.Regression`, written to ``task.json``. Defaults
             to ``None``: one class for each input.
         spread: of predicted numbers, from :func:`thaw.metrics.residual_spread`. Defaults to ``None``.
+        files: dict of further files, from their name to the function that writes them. Defaults to none.
 
     Returns:
         The manifest, a dict.
@@ -79,12 +81,13 @@ def write_run(folder, model, labels, *, plan, tables, metrics, about=None, confi
         "labels.json": write_text(to_json([str(name) for name in labels])),
         "plan.toml": write_text(plan),
         "metrics.json": write_text(to_json(metrics)),
-        **{f"{name}.csv": write_text(_csv(name, columns)) for name, columns in tables.items()},
+        **{f"{name}.csv": write_text(to_csv(name, columns)) for name, columns in tables.items()},
     }
     if config is not None:
         contents[CONFIG] = write_text(config)
     if task is not None:
         contents[TASK] = write_text(to_json(task_to_dict(task, spread)))
+    contents |= files or {}
     files = {name: _entry(path) for name, path in _files(folder) if name not in contents and name != MANIFEST}
     manifest = {}
 
@@ -231,6 +234,8 @@ class Run:
         labels: tuple of the names of the classes, labels or numbers, in the order of the model's outputs.
         task: :class:`thaw.Classification` of these labels, or :class:`thaw.targets.MultiLabel`, or
             :class:`thaw.targets.Regression`.
+        input: what the model takes: ``None`` for images, else :class:`thaw.runs.row_inputs.TextInput` or
+            :class:`thaw.runs.row_inputs.TableInput`.
         plan: :class:`thaw.Plan` of the training.
         metrics: dict, as :func:`thaw.evaluate` returns it, of the test images (of the validation images where there
             are none; see ``metrics["split"]``).
@@ -268,6 +273,10 @@ class Run:
         return task_from_dict(self._json(TASK) if (self.folder / TASK).exists() else None, self.labels)
 
     @functools.cached_property
+    def input(self):
+        return read_input(self.folder)
+
+    @functools.cached_property
     def plan(self):
         return Plan.load(self.folder / "plan.toml")
 
@@ -277,7 +286,7 @@ class Run:
 
     @functools.cached_property
     def history(self):
-        return _read_csv(self.folder / "history.csv")
+        return read_csv_columns(self.folder / "history.csv")
 
     @property
     def notes(self):
@@ -285,7 +294,7 @@ class Run:
 
     @functools.cached_property
     def rejected(self):
-        columns = _read_csv(self.folder / "quarantine.csv", convert=str)
+        columns = read_csv_columns(self.folder / "quarantine.csv", convert=str)
         return dict(zip(columns.get("path", ()), columns.get("reason", ())))
 
     @functools.cached_property
@@ -297,7 +306,8 @@ class Run:
         """Predict classes, labels or numbers.
 
         Args:
-            inputs: list of image files, or an array ``(n, height, width, 3)`` of pixels 0 to 255.
+            inputs: list of image files, or an array ``(n, height, width, 3)`` of pixels 0 to 255. Of a run on texts a
+                list of texts, of one on a table a dict of columns or a frame; of both the path of a table.
             top: number of classes to report for each input. Defaults to 3.
             batch_size: inputs in a batch. Defaults to 32.
             views: largest number of versions of each image whose probabilities are averaged (Krizhevsky et al. 2012):
@@ -307,15 +317,20 @@ class Run:
         Returns:
             A list with a dict for each input: ``label`` and ``probability`` of the most probable class and ``top``, a
             list of these for the ``top`` most probable ones. For files also ``file``; where it cannot be read only
-            ``file`` and ``error``. Where more than one view is asked for also ``views``, how many there were.
+            ``file`` and ``error``; for texts and rows ``row``. Where more than one view is asked for also ``views``,
+            how many there were.
 
         Raises:
             ValueError: inputs of another shape, or ``top`` or ``views`` below 1.
         """
-        from thaw.runs.predictor import predict, predict_files
+        from thaw.runs.predictor import predict, predict_files, predict_rows
 
-        options = {"top": top, "batch_size": batch_size, **self._flipped(views)}
+        options = {"top": top, "batch_size": batch_size}
         options |= dict(zip(("task", "spread"), self._task_and_spread))
+        if self.input is not None:
+            self._refuse_views(views)
+            return predict_rows(self.model, self.input, inputs, self.labels, **options)
+        options |= self._flipped(views)
         if isinstance(inputs, (str, os.PathLike)):
             inputs = [inputs]
         if isinstance(inputs, (list, tuple)) and all(isinstance(item, (str, os.PathLike)) for item in inputs):
@@ -347,8 +362,10 @@ class Run:
             ValueError: a class that the model does not know, no image that can be read, ``views`` below 1, or views of
                 the test images of the run.
         """
-        options = {"batch_size": batch_size, **self._flipped(views)}
-        options |= dict(zip(("task", "spread"), self._task_and_spread))
+        options = dict(zip(("task", "spread"), self._task_and_spread)) | {"batch_size": batch_size}
+        if self.input is not None:
+            self._refuse_views(views)
+        options |= {} if self.input is not None else self._flipped(views)
         used = {"views": options["views"]} if views > 1 else {}
         if data is None:
             if views > 1:
@@ -357,16 +374,18 @@ class Run:
                 )
             return self.metrics
         if isinstance(data, (str, os.PathLike)):
-            from thaw.runs.predictor import evaluate_files
+            from thaw.runs.predictor import evaluate_files, evaluate_rows
 
-            metrics = evaluate_files(
-                self.model, data, self.labels, progress=progress, label=self.config.get("label"), **options
-            )
+            options["label"] = self.config.get("label")
+            if self.input is not None:
+                metrics = evaluate_rows(self.model, self.input, data, self.labels, **options)
+            else:
+                metrics = evaluate_files(self.model, data, self.labels, progress=progress, **options)
             own = self.config.get("data")
             if own is not None and (self.folder / own).resolve() == Path(data).resolve():
                 metrics["notes"].append(
-                    f"The run was trained on images of {data}, and those it has seen make these metrics too good; for "
-                    "the metrics of held-out images, evaluate the run without naming any."
+                    f"The run was trained on examples of {data}, and those it has seen make these metrics too good; "
+                    "for the metrics of held-out ones, evaluate the run without naming any."
                 )
             return used | metrics
         from thaw.data.conversion import as_dataset
@@ -392,6 +411,10 @@ class Run:
 
         flips = self.config.get("flips", "none")
         return {"views": min(as_int("views", views, 1), count_flips(flips)), "flips": flips}
+
+    def _refuse_views(self, views):
+        if views != 1:
+            raise ValueError(f"views={views} is for images, and the run is on {self.input.noun}s; leave it out.")
 
     def _json(self, name):
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
@@ -459,33 +482,3 @@ def _refuse_absolute_paths(value):
             _refuse_absolute_paths(item)
     elif isinstance(value, str) and os.path.isabs(value):
         raise ValueError(f"The manifest would contain {value}, a path on this machine; leave it out of about.")
-
-
-def _csv(name, columns):
-    lengths = {key: len(column) for key, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"The columns of {name} have different lengths: {lengths}; expected a value in each row.")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values()))
-    return text.getvalue()
-
-
-def _read_csv(path, convert=None):
-    """Read a table that :func:`write_run` wrote as a dict of columns; no file is no column."""
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    columns = zip(*rows) if rows else [()] * len(header)
-    return {name: [(convert or _number)(cell) for cell in column] for name, column in zip(header, columns)}
-
-
-def _number(cell):
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            pass
-    return cell or None

@@ -14,11 +14,13 @@ from thaw._files import lock_run, to_json, write_atomically, write_text
 from thaw._validation import as_int
 from thaw.data.dataset import Dataset, leaves
 from thaw.metrics.classification import classification_metrics
+from thaw.runs.config import write_config
 from thaw.runs.folder import FOLDS, MANIFEST, UNFINISHED, open_run, refuse_finished, write_run
 from thaw.runs.resolved_plan import RECORD as ADVICE
 from thaw.runs.resolved_plan import ResolvedPlan
 from thaw.runs.results import compared_with_majority, measure, quarantine
-from thaw.runs.train_images import asked_of, build_model, tune_images, write_config
+from thaw.runs.row_inputs import input_files
+from thaw.runs.tuning import asked_of, build_model, tune_splits
 from thaw.training.checkpoint import unfinished_run_error
 
 RECORD, TABLE = "asked.json", "out_of_fold"
@@ -50,18 +52,18 @@ def tune_folds(
         folder: path of the run folder. The runs of the folds are in its folder ``folds``.
         folds: number of folds, at least 2.
         backbone: ``keras.Model`` without a head; unchanged.
-        plan: as for :func:`thaw.runs.train_images.tune_images`. The plan that the first fold resolves is that of all.
-        optimizer: as for :func:`thaw.runs.train_images.tune_images`.
+        plan: as for :func:`thaw.runs.tuning.tune_splits`. The plan that the first fold resolves is that of all.
+        optimizer: as for :func:`thaw.runs.tuning.tune_splits`.
         seed: seed of the folds and of the runs.
         batch_size: examples in a batch.
         minutes: minutes in which all folds are to end; ``None`` for no limit.
         began: time on the monotonic clock at which they began, in seconds; ``None`` for now.
         callbacks: as for :func:`thaw.tune`.
         options: dict of the arguments of :func:`thaw.tune`, for ``config.toml``. Default: none.
-        settings: further arguments of :func:`thaw.runs.train_images.tune_images`.
+        settings: further arguments of :func:`thaw.runs.tuning.tune_splits`.
 
     Returns:
-        ``(model, metrics, history)``, as :func:`thaw.runs.train_images.tune_images`; the history is a dict of columns
+        ``(model, metrics, history)``, as :func:`thaw.runs.tuning.tune_splits`; the history is a dict of columns
         over all folds.
     """
     from thaw.features.predictions import predict_proba
@@ -95,7 +97,7 @@ def tune_folds(
                     **sizes,
                 }
                 asked = {"options": None} if options is None else {"options": options, "write_options": False}
-                tune_images(part, place, plan=plan, **own, **asked, **settings)
+                tune_splits(part, place, plan=plan, **own, **asked, **settings)
             shutil.rmtree(place / UNFINISHED, ignore_errors=True)  # of a run that was killed at its very end
             runs.append(open_run(place))
             p[fold == number] = predict_proba(runs[-1].model, part.validation, batch_size=batch_size)
@@ -120,6 +122,7 @@ def tune_folds(
             metrics=metrics,
             about={"seed": seed, "data_sha256": splits.digest, "folds": folds},
             config=config,
+            files=input_files(splits),
         )
     return model, metrics, history
 
@@ -231,7 +234,7 @@ def _fold_numbers(dataset, labels, folds, seed):
         few = labels[int(counts.argmin())]
         of = "" if groups is None else " that are no near-duplicates and of different groups"
         raise ValueError(
-            f"The class {few!r} has {counts.min()} images{of} for {folds} folds; expected one for each fold at least."
+            f"The class {few!r} has {counts.min()} examples{of} for {folds} folds; expected one for each fold at least."
         )
     return stratified_folds(y, folds, seed, None if groups is None else own)
 

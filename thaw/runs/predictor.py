@@ -55,7 +55,7 @@ def predict(model, inputs, labels, *, top=3, batch_size=32, views=1, flips="hori
     labels = [str(name) for name in labels]
     if isinstance(inputs, Dataset):
         as_dataset(inputs)  # refuses NaN, for which the weights would be blamed
-        batches = (batch[0] for batch in inputs.ordered(batch_size))
+        batches = inputs.inputs(batch_size)
     else:
         inputs = np.asarray(inputs)
         _check_shape(model, inputs)
@@ -156,6 +156,90 @@ def predict_files(model, files, labels, *, top=3, batch_size=32, views=1, flips=
     return predictions
 
 
+def predict_rows(model, given, source, labels, *, top=3, batch_size=32, task=None, spread=None):
+    """Predict the texts, or the rows of a table, of a file or in memory.
+
+    Args:
+        model: as for :func:`predict`, for texts or tables.
+        given: :class:`thaw.runs.row_inputs.TextInput` or :class:`thaw.runs.row_inputs.TableInput` of the run.
+        source: what its ``read`` takes: the path of a table or of a text, a frame, a dict of columns, a list of texts.
+        labels: list of class names, in the order of the model's outputs.
+        top: as for :func:`predict`.
+        batch_size: rows in a batch. Defaults to 32.
+        task: as for :func:`predict`.
+        spread: as for :func:`predict`.
+
+    Returns:
+        A list with a dict for each row, in the order given: ``row``, its name, with what :func:`predict` gives; or
+        with ``error``, the reason why it cannot be predicted.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or lacks a column.
+    """
+    names, values = given.read(source)
+    if not names:
+        return []
+    x, bad = given.encode(values)
+    good = [i for i in range(len(names)) if i not in bad]
+    predictions = [{"row": name} | ({"error": bad[i]} if i in bad else {}) for i, name in enumerate(names)]
+    if good:
+        rows = Dataset(x={name: part[good] for name, part in x.items()} if isinstance(x, dict) else x[good])
+        found = predict(model, rows, labels, top=top, batch_size=batch_size, task=task, spread=spread)
+        for i, prediction in zip(good, found):
+            predictions[i] |= prediction
+    return predictions
+
+
+def evaluate_rows(model, given, source, labels, *, batch_size=32, task=None, spread=None, label=None):
+    """Measure a model on labelled texts, or on the labelled rows of a table.
+
+    Args:
+        model: as for :func:`predict_rows`.
+        given: as for :func:`predict_rows`.
+        source: as for :func:`predict_rows`, with labels; or a folder ``class/text.txt``. All of its splits are used.
+        labels: list of class names, in the order of the model's outputs.
+        batch_size: rows in a batch. Defaults to 32.
+        task: as for :func:`predict`.
+        spread: as for :func:`predict`.
+        label: column with the labels, or several with commas between them. Defaults to ``None``: as in the training.
+
+    Returns:
+        The dict of :func:`thaw.evaluate`, and ``rejected``, name to reason of the rows left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a class that the model does not know, a missing column, or no row that can be used.
+    """
+    from thaw.data.images import label_columns
+    from thaw.features.predictions import evaluate
+    from thaw.runs.row_inputs import take_rows
+
+    kind = _kind_of(task)
+    names, values, columns = given.labelled(source, kind, label_columns(label))
+    x, bad = given.encode(values)
+    bad = {i: "has no label" for i, name in enumerate(columns["label"]) if name is None} | bad
+    good = [i for i in range(len(names)) if i not in bad]
+    if not good:
+        raise ValueError(f"{source} has no {given.noun} that can be used: each is empty or has no label.")
+    if kind == "classification":
+        classes = take_rows(columns["label"], good)
+        number = _label_numbers(source, set(classes), labels)
+        y = np.array([number[name] for name in classes])
+    else:
+        y = task.encode(take_rows(columns["target"], good))
+    dataset = Dataset(x={name: part[good] for name, part in x.items()} if isinstance(x, dict) else x[good], y=y)
+    measured = None if kind == "classification" else task
+    metrics = evaluate(model, dataset, labels=labels, task=measured, spread=spread, batch_size=batch_size)
+    return metrics | {"rejected": {names[i]: bad[i] for i in sorted(bad)}}
+
+
+def _kind_of(task):
+    if task is None or task.activation == "softmax":
+        return "classification"
+    return "multilabel" if isinstance(task, MultiLabel) else "regression"
+
+
 def evaluate_files(
     model,
     source,
@@ -197,8 +281,8 @@ def evaluate_files(
     from thaw.data.images import label_columns, read_labelled
     from thaw.features.predictions import evaluate
 
-    is_classes = task is None or task.activation == "softmax"
-    kind = "classification" if is_classes else "multilabel" if isinstance(task, MultiLabel) else "regression"
+    kind = _kind_of(task)
+    is_classes = kind == "classification"
     label = None if is_classes and Path(source).is_dir() else label_columns(label)
     columns, *_ = read_labelled(Path(source), kind, label=label)
     files, classes = columns["image"], columns["label"]

@@ -107,8 +107,8 @@ def too_few(train, validation):
     if min(n, m) >= MIN_EXAMPLES_FOR_ADVICE:
         return ""
     return (
-        f"There are {n} training and {m} validation images, too few for advice (at least {MIN_EXAMPLES_FOR_ADVICE} of "
-        "each)"
+        f"There are {n} training and {m} validation examples, too few for advice (at least "
+        f"{MIN_EXAMPLES_FOR_ADVICE} of each)"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def measure(model, splits, *, batch_size, seed):
-    """Measure a model on the test images, or on the validation images where there are none.
+    """Measure a model on the test examples, or on the validation examples where there are none.
 
     Args:
         model: ``keras.Model``; unchanged.
@@ -64,15 +64,37 @@ def compared_with_baseline(metrics, task, y):
         if low is None or low <= metrics["baseline"]:
             metrics["notes"].append(
                 f"The mean average precision is not distinguishable from {metrics['baseline']:.3f}, that of one score "
-                "for all images."
+                "for all examples."
             )
     elif (low := metrics["r2"]["low"]) is None or low <= 0:
         metrics["notes"].append("The errors are not distinguishable from those of always predicting the mean.")
     return metrics
 
 
+def compared_with_trees(model, splits, seed):
+    """Compare the model of a table with gradient boosting on the same split.
+
+    Args:
+        model: trained ``keras.Model``; unchanged.
+        splits: :class:`thaw.data.columns.TableSplits`.
+        seed: seed of the bootstrap.
+
+    Returns:
+        ``(metrics, notes)``: the difference of the model and the trees with its interval, as in
+        :func:`thaw.transfer.boosted_trees.compare_with_trees`, by the name of the metric, and a sentence.
+    """
+    import dataclasses
+
+    from thaw.transfer.boosted_trees import compare_with_trees, gradient_boosting
+
+    trees = gradient_boosting(splits, seed=seed)
+    difference, sentence = compare_with_trees(model, splits, trees, seed=seed)
+    metric = "rmse_difference" if splits.task.activation == "linear" else "accuracy_difference"
+    return {metric: dataclasses.asdict(difference)}, [sentence]
+
+
 def measure_targets(model, splits, *, batch_size, seed, spread=None):
-    """Measure several labels, or numbers, on the test images, or on the validation images where there are none.
+    """Measure several labels, or numbers, on the test examples, or on the validation examples where there are none.
 
     Args:
         model: ``keras.Model``; unchanged.

@@ -67,13 +67,13 @@ def hold_out(splits, seed):
     is_held_out = (order < len(order) // 2)[numbers]
     count = int(is_held_out.sum())
     if min(count, n - count) < MIN_HELD_OUT:
-        return splits, None, [f"There are {n} validation images, too few to hold half of them out for an interval."]
+        return splits, None, [f"There are {n} validation examples, too few to hold half of them out for an interval."]
     chosen, held_out = (splits.validation.take(np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
     files = splits.files
     if files is not None:
         kept = tuple(file for file, out in zip(files["validation"], is_held_out, strict=True) if not out)
         files = files | {"validation": kept}
-    note = f"{count} of {n} validation images choose nothing: the interval of a prediction is measured on them."
+    note = f"{count} of {n} validation examples choose nothing: the interval of a prediction is measured on them."
     return dataclasses.replace(splits, validation=chosen, files=files), held_out, [note]
 
 
@@ -83,7 +83,8 @@ def decide_by_held_out(model, task, splits, held_out, *, batch_size):
     Args:
         model: trained ``keras.Model``; unchanged.
         task: :class:`thaw.targets.MultiLabel` or :class:`thaw.targets.Regression`.
-        splits: :class:`~thaw.data.splits.Splits`. Without a test the validation images are reported and decide nothing.
+        splits: :class:`~thaw.data.splits.Splits`. Without a test the validation examples are reported, and decide
+            nothing.
         held_out: :class:`thaw.Dataset` of :func:`hold_out`, or ``None``.
         batch_size: examples in a batch.
 
@@ -98,6 +99,6 @@ def decide_by_held_out(model, task, splits, held_out, *, batch_size):
     if isinstance(task, Regression):
         return task, None if held_out is None else residual_spread(*predict_targets(model, held_out, **options)), []
     if splits.test is None:
-        return task, None, ["There is no test split: the validation images are reported, and every threshold is 0.5."]
+        return task, None, ["There is no test split: the validation examples are reported, and every threshold is 0.5."]
     thresholds = best_thresholds(*predict_targets(model, splits.validation, **options))
     return dataclasses.replace(task, thresholds=thresholds), None, []

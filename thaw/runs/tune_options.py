@@ -11,7 +11,7 @@ from thaw.models.precision import check_precision
 from thaw.models.taps import FEATURES
 from thaw.plan import as_plan, read_plan
 from thaw.runs.folder import refuse_finished
-from thaw.runs.train_images import check_optimizer
+from thaw.runs.tuning import check_optimizer
 
 
 def check_options(data, folder, options):
@@ -53,7 +53,10 @@ def check_options(data, folder, options):
     if isinstance(model, (str, os.PathLike)) and is_model_file(model):
         model_format(Path(model))  # raises for what is no model file
     refuse_finished(folder)
-    if options["balance"] != "auto" and not isinstance(data, (str, os.PathLike)):
+    is_open = not isinstance(data, (str, os.PathLike)) and hasattr(data, "train")
+    if is_open and (options.get("task"), options.get("label")) != (None, None):
+        raise ValueError("The Splits say what is predicted; leave task and label out, or give the data's path.")
+    if options["balance"] != "auto" and is_open:
         raise ValueError("The Splits say what is done about their classes; leave balance out, or give the data's path.")
     if options["soup"] is not None:
         as_int("soup", options["soup"], 0)
@@ -82,4 +85,4 @@ def _chosen_plan(options):
 def require_data(data):
     """Refuse the path of data that do not exist."""
     if isinstance(data, (str, os.PathLike)) and not Path(data).exists():
-        raise FileNotFoundError(f"{data} does not exist; expected a folder of images or a CSV file.")
+        raise FileNotFoundError(f"{data} does not exist; expected a folder of images or texts, or a table.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -15,6 +16,7 @@ from thaw.metrics.intervals import Estimate, bootstrap
 from thaw.tasks import Task, class_numbers
 
 MAX_CATEGORIES = 254  # that scikit-learn's histograms tell apart; rarer ones are missing values
+MAX_ONE_THREAD_NUMBERS = 50_000  # of a table that gains next to nothing from a second thread
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,10 +45,11 @@ class BoostedTrees:
             ``(n, classes)`` probabilities, or ``(n, 1)`` numbers, float64.
         """
         rows = _matrix(x, self.columns, self.categories)
-        if self.task.activation == "linear":
-            return self.estimator.predict(rows)[:, None]
-        p = np.zeros((len(rows), self.task.units))
-        p[:, self.estimator.classes_.astype(int)] = self.estimator.predict_proba(rows)
+        with _threads_for(rows):
+            if self.task.activation == "linear":
+                return self.estimator.predict(rows)[:, None]
+            p = np.zeros((len(rows), self.task.units))
+            p[:, self.estimator.classes_.astype(int)] = self.estimator.predict_proba(rows)
         return p
 
 
@@ -96,18 +99,20 @@ def gradient_boosting(splits, *, max_trees=300, seed=0):
         )
         return estimator.fit(x, y, sample_weight=splits.train.sample_weight)
 
-    estimator = fitted(max_trees)
-    if numeric:
-        losses = [np.mean((p - y_held_out) ** 2) for p in estimator.staged_predict(held_out)]
-    else:
-        known = {c: i for i, c in enumerate(estimator.classes_.tolist())}
-        at = [known[c] for c in y_held_out.tolist()]
-        rows = np.arange(len(at))
-        losses = [
-            -np.log(np.maximum(p[rows, at], MIN_PROBABILITY)).mean() for p in estimator.staged_predict_proba(held_out)
-        ]
-    best = int(np.argmin(losses)) + 1
-    return BoostedTrees(estimator if best == max_trees else fitted(best), task, columns, categories)
+    with _threads_for(x):
+        estimator = fitted(max_trees)
+        if numeric:
+            losses = [np.mean((p - y_held_out) ** 2) for p in estimator.staged_predict(held_out)]
+        else:
+            known = {c: i for i, c in enumerate(estimator.classes_.tolist())}
+            at = [known[c] for c in y_held_out.tolist()]
+            rows = np.arange(len(at))
+            losses = [
+                -np.log(np.maximum(p[rows, at], MIN_PROBABILITY)).mean()
+                for p in estimator.staged_predict_proba(held_out)
+            ]
+        best = int(np.argmin(losses)) + 1
+        return BoostedTrees(estimator if best == max_trees else fitted(best), task, columns, categories)
 
 
 def compare_with_trees(model, splits, trees, *, seed=0):
@@ -189,3 +194,14 @@ def _matrix(x, columns, categories):
         values = values.astype(np.float64)
         rows.append(np.where(x[column.inputs[1]].ravel() > 0, np.nan, values) if column.missing else values)
     return np.stack(rows, axis=1)
+
+
+def _threads_for(rows):
+    """Keep scikit-learn to one thread where a table is small.
+
+    A second thread gains little there, and where the machine is busy every step waits for it.
+    """
+    from threadpoolctl import threadpool_limits
+
+    small = rows.size <= MAX_ONE_THREAD_NUMBERS
+    return threadpool_limits(1, user_api="openmp") if small else contextlib.nullcontext()

@@ -15,8 +15,7 @@ from thaw.models.flat import CannotSplit, open_model, operations_in, preserve_gr
 from thaw.models.heads import attach_head
 from thaw.models.linear_heads import linear_head
 from thaw.models.taps import FEATURES
-from thaw.targets import label_rows
-from thaw.tasks import Classification, Task, class_numbers
+from thaw.tasks import Classification, Task
 from thaw.transfer.linear_readout import (
     DEFAULT_STRENGTH,
     ONE_GROUP,
@@ -26,16 +25,16 @@ from thaw.transfer.linear_readout import (
     prefer_narrow,
     standard_error_of_difference,
 )
-from thaw.transfer.solved_head import readout_problem, solvable_data
+from thaw.transfer.solved_head import readout_problem, solvable_data, solver_targets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeadChoice:
     """The features that a head should read; ``str()`` is a table.
 
-    The log losses compare heads on the same folds, which also chose their strengths: they are no measure of the model,
-    which other data have to give. The table has the differences from the best and their standard errors, by which the
-    head is chosen.
+    The log losses, or of numbers the squared errors, compare heads on the same folds, which also chose their strengths:
+    they are no measure of the model, which other data have to give. The table has the differences from the best and
+    their standard errors, by which the head is chosen.
 
     Attributes:
         features: ``"last"``, ``"upper"`` or ``"all"``, as :func:`thaw.attach_head` takes it.
@@ -43,18 +42,22 @@ class HeadChoice:
             where a class has too few examples to cross-validate.
         widths: mapping from each of them to its number of features.
         notes: tuple of sentences.
+        measure: ``"log loss"``, or ``"squared error"`` of numbers as the last dense layer puts them out: of
+            standardized ones that of the mean is 1.
     """
 
     features: str
     validations: Mapping[str, CrossValidation] = dataclasses.field(default_factory=dict)
     widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    measure: str = "log loss"
 
     def __str__(self):
-        lines = ["features   width  log loss  difference  standard error"]
+        size = len(self.measure)
+        lines = [f"features   width  {self.measure}  difference  standard error"]
         best = min(self.validations.values(), key=lambda validation: validation.log_loss, default=None)
         for name, validation in self.validations.items():
-            line = f"{name:<8}  {self.widths[name]:>6}  {validation.log_loss:>8.3f}"
+            line = f"{name:<8}  {self.widths[name]:>6}  {validation.log_loss:>{size}.3f}"
             if validation is not best:
                 error = standard_error_of_difference(validation, best)
                 line += f"  {validation.log_loss - best.log_loss:>10.3f}  {error:>14.3f}"
@@ -68,7 +71,7 @@ def choose_head(
     x,
     y=None,
     *,
-    solver="lbfgs",
+    solver=None,
     sample_weight=None,
     class_weight=None,
     groups=None,
@@ -82,9 +85,10 @@ def choose_head(
     """Choose the features of a solved head: the last layer, the upper half of the network, or all of it.
 
     One forward pass computes the features of all of them; a head is cross-validated on each, on the same folds. The
-    narrowest head whose log loss is within one standard error of the best is chosen (Breiman et al. 1984). Intermediate
-    layers often hold what fine-tuning would otherwise have to bring out (Evci et al. 2022). The features stay in the
-    cache, where :func:`thaw.transfer.solve_head` and :func:`thaw.fine_tune` find them. The backbone is unchanged.
+    narrowest head whose log loss, or of numbers whose squared error, is within one standard error of the best is chosen
+    (Breiman et al. 1984). Intermediate layers often hold what fine-tuning would otherwise have to bring out (Evci et
+    al. 2022). The features stay in the cache, where :func:`thaw.transfer.solve_head` and :func:`thaw.fine_tune` find
+    them. The backbone is unchanged.
 
     Args:
         backbone: as for :func:`thaw.attach_head`.
@@ -92,7 +96,7 @@ def choose_head(
         x: inputs as ``fit`` takes them, or a :class:`thaw.Dataset`.
         y: targets as the task encodes them, such as ``(n,)`` class numbers; ``None`` where ``x`` brings them. Default
             ``None``.
-        solver: ``"lbfgs"`` (default) or ``"svm"``, or of numbers ``"ridge"``, as in :func:`thaw.transfer.solve_head`.
+        solver: as in :func:`thaw.transfer.solve_head`. Default ``None``: ``"ridge"`` for numbers, else ``"lbfgs"``.
         sample_weight: as in :func:`thaw.transfer.solve_head`.
         class_weight: as in :func:`thaw.transfer.solve_head`.
         groups: as in :func:`thaw.transfer.solve_head`.
@@ -122,16 +126,18 @@ def choose_head(
     seed = as_seed(seed)
     task = task if isinstance(task, Task) else Classification.of(task)
     known = ("ridge",) if task.activation == "linear" else ("lbfgs", "svm")
+    measure = "squared error" if task.activation == "linear" else "log loss"
+    solver = known[0] if solver is None else solver
     if solver not in known:
         raise ValueError(f"solver={solver!r}; expected {' or '.join(map(repr, known))}.".replace("'", '"'))
     dataset = solvable_data(x, y, sample_weight, groups).weighted(class_weight)
-    labels = _targets(task, dataset.y)
     with preserve_graph(operations_in(backbone)):
         try:
             flat = open_model(backbone)
         except CannotSplit as reason:
             raise ValueError(str(reason)) from None
         heads, notes = _heads(flat, task)
+        labels, outputs = solver_targets(heads["last"], dataset.y, solver)
         groups = np.arange(len(labels)) if dataset.groups is None else np.unique(dataset.groups, return_inverse=True)[1]
         classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
         if len(heads) > 1 and groups_of_smallest_class(classes, groups) < 2:
@@ -139,7 +145,7 @@ def choose_head(
             notes.append(f'The head reads features="last" and {strength}, without cross-validation: {ONE_GROUP}.')
             heads = {"last": heads["last"]}
         if len(heads) == 1:
-            return HeadChoice("last", {}, _widths(heads), tuple(notes))
+            return HeadChoice("last", {}, _widths(heads), tuple(notes), measure)
         cached = _cached_features(flat, heads, dataset, batch_size, cache_dir, views, progress)
     validations = {}
     for number, (name, features) in enumerate(cached.items()):
@@ -147,22 +153,12 @@ def choose_head(
         options |= {"solver": solver, "clip": heads[name].clip is not None, "seed": seed}
         if fold_progress is not None:
             options["progress"] = lambda done, n, number=number: fold_progress(number * n + done, len(cached) * n)
-        validations[name] = cross_validate(rows, targets, classes=task.units, **options)
+        validations[name] = cross_validate(rows, targets, classes=outputs, **options)
     chosen = list(heads)[prefer_narrow(list(validations.values()))]
     notes += [note for note in validations[chosen].notes if note not in notes]
     losses = ", ".join(f"{name} {validation.log_loss:.3f}" for name, validation in validations.items())
-    notes.append(f'A solved head does best with features="{chosen}"; cross-validated log loss: {losses}.')
-    return HeadChoice(chosen, validations, _widths(heads), tuple(notes))
-
-
-def _targets(task, y):
-    """Return the targets as the solver takes them."""
-    if task.activation == "softmax":
-        return class_numbers(y, task.units)
-    y = np.asarray(y, np.float64).reshape(len(y), -1)
-    if task.activation == "sigmoid":
-        return label_rows(y, task.units)
-    return y if task.deviation is None else (y - task.mean) / task.deviation
+    notes.append(f'A solved head does best with features="{chosen}"; cross-validated {measure}: {losses}.')
+    return HeadChoice(chosen, validations, _widths(heads), tuple(notes), measure)
 
 
 def _widths(heads):

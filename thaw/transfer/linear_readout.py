@@ -46,7 +46,8 @@ class CrossValidation:
     """What cross-validation found.
 
     Args:
-        log_loss: weighted mean of ``losses``; ``None`` where there were too few examples for two folds.
+        log_loss: weighted mean of ``losses``, for ``"ridge"`` the mean squared error; ``None`` where there were too few
+            examples for two folds.
         standard_error: of that mean, over groups.
         losses: ``(n,)`` out-of-fold log loss of each row at the best strength and the temperature, in nats, of several
             labels the mean over them; for ``"ridge"`` the squared error.

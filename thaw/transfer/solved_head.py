@@ -40,7 +40,7 @@ def solve_head(
     x,
     y=None,
     *,
-    solver="lbfgs",
+    solver=None,
     sample_weight=None,
     class_weight=None,
     groups=None,
@@ -64,8 +64,9 @@ def solve_head(
             sigmoid units are one problem for each label. It is changed in place, and stays compiled.
         x: inputs as ``fit`` takes them, or a :class:`thaw.Dataset`, which is augmented only with ``views``.
         y: targets; ``None`` where ``x`` brings them. Default ``None``.
-        solver: ``"lbfgs"`` (default), multinomial logistic regression; ``"svm"``, a linear support vector machine for
-            each class; ``"ridge"``, ridge regression of numbers.
+        solver: ``"lbfgs"``, multinomial logistic regression; ``"svm"``, a linear support vector machine for each
+            class; ``"ridge"``, ridge regression of numbers (Hoerl and Kennard 1970). Default ``None``: ridge regression
+            for the mean squared error, else logistic regression.
         sample_weight: ``(n,)`` weights in the loss. Default ``None``.
         class_weight: dict from class number to weight in the loss. Default ``None``.
         groups: ``(n,)`` numbers or texts, such as patients or clusters of near-duplicates; a group stays in one fold.
@@ -97,8 +98,8 @@ def solve_head(
         True
     """
     seed = as_seed(seed)
-    if solver not in LOSSES:
-        raise ValueError(f"solver={solver!r}; expected one of {', '.join(LOSSES)}.")
+    if solver not in (None, *LOSSES):
+        raise ValueError(f"solver={solver!r}; expected one of {', '.join(LOSSES)}, or None.")
     try:
         flat = flatten_model(model)
     except CannotSplit as reason:
@@ -106,7 +107,9 @@ def solve_head(
     if not model.compiled:
         raise CannotSolve(f"{model.name} is not compiled; call model.compile(optimizer, loss) first.")
     dataset = solvable_data(x, y, sample_weight, groups)
-    head = solvable_head(flat, compile_settings(model).get("loss"), solver, dataset.y)
+    loss = compile_settings(model).get("loss")
+    solver = solver or _usual_solver(loss)
+    head = solvable_head(flat, loss, solver, dataset.y)
     options = {"batch_size": batch_size, "cache_dir": cache_dir, "views": views, "progress": progress}
     dataset = dataset.weighted(class_weight)
     return solve_precomputed(flat, head, None, dataset, solver=solver, seed=seed, **options)
@@ -210,7 +213,7 @@ def solvable_head(flat, loss, solver, y, model=None):
     if given := [name for name in (*kept, "activity_regularizer") if getattr(dense, name, None) is not None]:
         raise CannotSolve(f"{dense.name} has a {given[0]}, which a solver does not keep to.")
     try:
-        _targets(head, y, solver)
+        solver_targets(head, y, solver)
     except (ValueError, TypeError) as error:
         raise CannotSolve(str(error)) from None
     own = {id(variable) for variable in dense.trainable_variables}
@@ -219,8 +222,21 @@ def solvable_head(flat, loss, solver, y, model=None):
     return head
 
 
-def _targets(head, y, solver):
-    """Return the targets as the solver takes them, and the number of its outputs."""
+def solver_targets(head, y, solver):
+    """Return the targets as a solver takes them: numbers as the dense layer puts them out, before their units.
+
+    Args:
+        head: :class:`thaw.models.linear_heads.LinearHead`.
+        y: the targets, as the model takes them.
+        solver: ``"lbfgs"``, ``"svm"`` or ``"ridge"``.
+
+    Returns:
+        ``(targets, outputs)``: ``(n,)`` class numbers, or ``(n, outputs)`` labels or numbers; and how many outputs the
+        solver has, two for the one logit of two classes.
+
+    Raises:
+        ValueError: targets that do not suit the head.
+    """
     units = head.dense.units
     if solver != "ridge" and head.activation == "sigmoid" and units > 1:
         return label_rows(y, units), units
@@ -246,7 +262,7 @@ def fit_head(head, features, *, solver="lbfgs", seed=0):
     Returns:
         :class:`thaw.transfer.linear_readout.LinearReadout`.
     """
-    targets, outputs = _targets(head, features.y, solver)
+    targets, outputs = solver_targets(head, features.y, solver)
     rows, targets, options = readout_problem(features, targets)
     clips = head.clip is not None
     readout = fit_readout(rows, targets, classes=outputs, solver=solver, clip=clips, seed=seed, **options)
@@ -338,6 +354,14 @@ class FeatureRows:
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self[:], dtype)
+
+
+def _usual_solver(loss):
+    import keras
+
+    losses = keras.tree.flatten(loss)
+    names = [loss_name(one)[0] for one in losses if isinstance(one, str) or _is_of_keras(one)]
+    return "ridge" if names == [MEAN_SQUARED_ERROR] else "lbfgs"
 
 
 def _is_of_keras(loss):

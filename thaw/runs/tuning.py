@@ -1,25 +1,26 @@
-"""Train a backbone on images that have been read, and write the run folder."""
+"""Train a backbone on data that have been read, and write the run folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
 import time
-import tomllib
 from pathlib import Path
 
-from thaw._files import lock_run, to_json, write_all, write_atomically, write_text
+from thaw._files import lock_run, to_json, write_atomically, write_text
 from thaw._keras import compile_settings
-from thaw.plan import Plan, is_plan_file
-from thaw.runs.config import FILE_OPTIONS, PATH_OPTIONS, config_text
-from thaw.runs.folder import CONFIG, FOLDS, UNFINISHED, refuse_finished, write_run
-from thaw.runs.frozen_model import CHOICE, adjust_for_classes, choose_features, solve_frozen
-from thaw.runs.resolved_plan import PLAN, RECORD, default_plan, resolve_plan, scaled_plan
-from thaw.runs.results import measure, measure_targets, quarantine
+from thaw.plan import Phase, Plan, is_plan_file
+from thaw.runs.config import write_config
+from thaw.runs.folder import UNFINISHED, refuse_finished, write_run
+from thaw.runs.frozen_model import adjust_for_classes, choose_features, solve_frozen
+from thaw.runs.resolved_plan import RECORD, default_plan, resolve_plan, scaled_plan
+from thaw.runs.results import compared_with_trees, measure, measure_targets, quarantine
+from thaw.runs.row_inputs import input_files
 from thaw.runs.task_file import decide_by_held_out, hold_out
 from thaw.runs.time_limit import advice_minutes, plan_in_time
 
 OPTIMIZERS = ("adamw", "adam", "nadam", "adamax", "adafactor", "adagrad", "adadelta", "rmsprop", "sgd", "lion")
+TABLE_EPOCHS, TABLE_RATE, TABLE_PATIENCE, TABLE_BATCH = 100, 2e-3, 20, 64
 
 
 def check_optimizer(name, clip_norm):
@@ -49,7 +50,7 @@ def check_task(task, options):
         ValueError: another task, or an option that does not suit it.
 
     Example:
-        >>> from thaw.runs.train_images import check_task
+        >>> from thaw.runs.tuning import check_task
         >>> check_task("regression", {"folds": 5})
         Traceback (most recent call last):
         ValueError: folds is for classes, and the task is regression; leave it out.
@@ -74,7 +75,7 @@ def _build_optimizer(name, clip_norm):
     return keras.optimizers.get({"class_name": name, "config": own | {"global_clipnorm": clip_norm or None}})
 
 
-def tune_images(
+def tune_splits(
     splits,
     folder,
     *,
@@ -95,8 +96,9 @@ def tune_images(
     options=None,
     write_options=True,
     resolved=None,
+    model=None,
 ):
-    """Fine-tune an open backbone on images that have been read, and write the run folder: the core of ``tune``.
+    """Fine-tune an open backbone on data that have been read, and write the run folder: the core of ``tune``.
 
     Args:
         splits: :class:`~thaw.data.splits.Splits`.
@@ -119,6 +121,8 @@ def tune_images(
         write_options: whether they are written to ``config.toml``. Defaults to ``True``.
         resolved: :class:`thaw.runs.resolved_plan.ResolvedPlan` of another run, which is followed as it is. Defaults to
             ``None``.
+        model: ``keras.Model`` with a head that goes on, by a plan without solvers. Defaults to ``None``: a new head is
+            put on the backbone.
 
     Returns:
         ``(model, metrics, history)``: the ``keras.Model``, not compiled; the dict of ``metrics.json``; and the
@@ -134,6 +138,7 @@ def tune_images(
     import keras
 
     from thaw.advice.trials import randomize_weights
+    from thaw.data.columns import TableSplits
     from thaw.finetune import fine_tune
     from thaw.models.backbone import input_size
     from thaw.models.loading import unsaveable_reason
@@ -144,16 +149,22 @@ def tune_images(
     from thaw.training.freezing import snapshot_weights, trainable_stages, weight_change
 
     if splits.validation is None:
-        raise ValueError("There are no validation images, by which the best epoch is chosen; hold some out.")
+        raise ValueError("There are no validation examples, by which the best epoch is chosen; hold some out.")
     folder, source, task = Path(folder), SourceTask.of(backbone), splits.task
-    is_classes, held_out, told = task.activation == "softmax", None, []
+    is_classes, is_table, held_out, told = task.activation == "softmax", isinstance(splits, TableSplits), None, []
+    if input_files(splits) == {}:
+        input_size(source.backbone)  # raises for a backbone that takes no images
+    if is_table and is_classes and monitor is None:
+        monitor = "loss"  # whose best epoch is the better one where a net is trained from random weights
+    continues = model is not None
+    if continues:
+        features = "last"
     if task.activation == "linear":
         features = "last" if features == "auto" else features
         plan = plan_for_numbers(plan)
         splits, held_out, told = hold_out(splits, seed)
     began = time.monotonic() if began is None else began
     train = splits.train.weighted(splits.class_weight)
-    input_size(source.backbone)
     if reason := unsaveable_reason(source.backbone):
         raise ValueError(" ".join(reason))  # now, not when the trained model is written
     refuse_finished(folder)
@@ -163,7 +174,11 @@ def tune_images(
         work = folder / UNFINISHED
         sizes = {"batch_size": batch_size, "seed": seed}
         read = "last" if features == "auto" else features
-        model = build_model(source.backbone, task, optimizer, features=read, seed=seed)
+        built = {"seed": seed, "is_ensemble": is_table}
+        if continues:
+            model.compile(**compile_settings(model) | {"optimizer": _build_optimizer(*optimizer)})
+        else:
+            model = build_model(source.backbone, task, optimizer, features=read, **built)
         is_measured = source.examples is not None or source.max_forgetting is not None
         _check_monitor(model, monitor, mode, ["retention"] if is_measured else [], callbacks)
         decides = monitor_of(model, monitor, mode)
@@ -174,7 +189,7 @@ def tune_images(
         frozen = None
         if choice.features != read and is_solved_alone(plan):
             read = choice.features
-            model = build_model(source.backbone, task, optimizer, features=read, seed=seed)
+            model = build_model(source.backbone, task, optimizer, features=read, **built)
         elif features == "auto" and may_blend(plan) and not is_measured and decides[0] in ("accuracy", "val_accuracy"):
             # Later phases bring out of the last layer what earlier ones hold: a wide head stays on frozen features.
             frozen = solve_frozen(source.backbone, splits, choice.features, work, callbacks, asked=asked, **sizes)
@@ -210,7 +225,8 @@ def tune_images(
             raise FloatingPointError(f"{error} The last good weights are in {saved}.") from error
         retention = forgetting.settle()
         changes = weight_change(stages, initial)
-        notes = [] if is_solved_alone(plan) or not is_classes else calibrated(model, splits.validation, **sizes)
+        is_calibrated = is_classes and not is_table and not is_solved_alone(plan)
+        notes = calibrated(model, splits.validation, **sizes) if is_calibrated else []
         if frozen is None:
             adjust_for_classes(model, splits)
         else:
@@ -231,6 +247,9 @@ def tune_images(
             metrics, tables["predictions"] = measure_targets(model, splits, **sizes, spread=spread)
         else:
             metrics = measure(model, splits, **sizes)
+        if is_table:
+            metrics["gradient_boosting"], more = compared_with_trees(model, splits, seed)
+            notes += more
         metrics["weight_change"] = [dataclasses.asdict(stage) for stage in changes]
         metrics["weight_change_by_phase"] = history.weight_change
         if retention is not None:
@@ -242,7 +261,7 @@ def tune_images(
             *resolved.notes,
             *history.notes,
             *notes,
-            *forgetting.notes,
+            *(() if is_table else forgetting.notes),  # what starts from random weights has nothing to forget
             *metrics["notes"],
         ]
         if resolved.advice is not None:
@@ -263,12 +282,13 @@ def tune_images(
             metrics=metrics,
             about={"seed": seed, "data_sha256": splits.digest},
             config=config,
+            files=input_files(splits),
         )
         shutil.rmtree(work, ignore_errors=True)
     return model, metrics, history
 
 
-def build_model(backbone, task, optimizer, *, features="last", seed=0):
+def build_model(backbone, task, optimizer, *, features="last", seed=0, is_ensemble=False):
     """Put a head on a backbone and compile the model as ``tune`` trains it.
 
     Args:
@@ -277,13 +297,18 @@ def build_model(backbone, task, optimizer, *, features="last", seed=0):
         optimizer: pair of ``optimizer`` and ``clip_norm``, as for :func:`thaw.tune`.
         features: as for :func:`thaw.attach_head`.
         seed: as for :func:`thaw.attach_head`.
+        is_ensemble: whether the backbone is that of a table, whose members have a head each. Default ``False``.
 
     Returns:
         A compiled ``keras.Model``.
     """
+    from thaw.models.ensemble_heads import attach_ensemble_heads
     from thaw.models.heads import attach_head
 
-    model = attach_head(backbone, task, features=features, seed=seed)
+    if is_ensemble:
+        model = attach_ensemble_heads(backbone, task, seed=seed)
+    else:
+        model = attach_head(backbone, task, features=features, seed=seed)
     model.compile(**compile_settings(model) | {"optimizer": _build_optimizer(*optimizer)})
     return model
 
@@ -366,7 +391,7 @@ def advice_settings(given, max_forgetting, *, batch_size, seed):
         A dict.
 
     Example:
-        >>> from thaw.runs.train_images import advice_settings
+        >>> from thaw.runs.tuning import advice_settings
         >>> advice_settings({"minutes": 3}, 0.02, batch_size=32, seed=0)
         {'minutes': 3, 'batch_size': 32, 'seed': 0, 'scratch': False}
     """
@@ -394,13 +419,55 @@ def plan_for_numbers(plan):
 
     Example:
         >>> from thaw import Plan
-        >>> from thaw.runs.train_images import plan_for_numbers
+        >>> from thaw.runs.tuning import plan_for_numbers
         >>> plan_for_numbers(Plan.named("probe"))[0].solver
         'ridge'
     """
     if not isinstance(plan, Plan):
         return plan
     return Plan(dataclasses.replace(phase, solver="ridge") if phase.solves else phase for phase in plan)
+
+
+def table_plan(*, epochs=None, learning_rate=None, patience=None):
+    """Return the plan by which a model for a table is trained from random weights.
+
+    Args:
+        epochs: epochs at most. Default ``None``: 100.
+        learning_rate: peak rate. Default ``None``: 0.002.
+        patience: epochs without a better validation score. Default ``None``: 20.
+
+    Example:
+        >>> from thaw.runs.tuning import table_plan
+        >>> table_plan(epochs=5).epochs
+        5
+    """
+    settings = {"epochs": epochs or TABLE_EPOCHS, "learning_rate": learning_rate or TABLE_RATE}
+    return Plan([Phase(name="all", **settings, patience=TABLE_PATIENCE if patience is None else patience)])
+
+
+def continued_plan(plan, kind, *, epochs=None, head_epochs=None, learning_rate=None, patience=None):
+    """Return a plan for a model that goes on: without solvers, which would begin with another head.
+
+    Args:
+        plan: a :class:`thaw.Plan`, or ``"auto"``: for a table one phase at a quarter of the rate of
+            :func:`table_plan`, else the plan ``probe_then_tune``.
+        kind: as :func:`thaw.runs.open_data.find_input` returns it.
+        epochs: as for :func:`thaw.tune`.
+        head_epochs: as for :func:`thaw.tune`.
+        learning_rate: as for :func:`thaw.tune`.
+        patience: as for :func:`thaw.tune`.
+
+    Example:
+        >>> from thaw.runs.tuning import continued_plan
+        >>> [phase.solves for phase in continued_plan("auto", "image")]
+        [False, False]
+    """
+    if isinstance(plan, Plan):
+        return Plan(dataclasses.replace(phase, solver="gradient") for phase in plan)
+    if kind == "table":
+        return table_plan(epochs=epochs, learning_rate=learning_rate or TABLE_RATE / 4, patience=patience)
+    plan = Plan.named("probe_then_tune", epochs=epochs, head_epochs=head_epochs, learning_rate=learning_rate)
+    return continued_plan(plan, kind)
 
 
 def may_blend(plan):
@@ -423,43 +490,3 @@ def _check_monitor(model, monitor, mode, more, callbacks):
     if monitor is not None and monitor.removeprefix("val_") not in known and not own:
         raise ValueError(f"There is no metric {monitor!r}; expected one of {', '.join(known)}.")
     monitor_of(model, monitor, mode)
-
-
-def write_config(folder, options, plan):
-    """Write ``config.toml`` when a run begins; compare it when the run is resumed.
-
-    Args:
-        folder: path of the run folder.
-        options: dict of the arguments of :func:`thaw.tune`.
-        plan: a :class:`thaw.Plan`, or ``"auto"``; one given in Python is written to ``plan.toml``.
-
-    Returns:
-        The text of the file.
-
-    Raises:
-        ValueError: the folder holds an unfinished run with other options.
-    """
-    from thaw.training.checkpoint import CHECKPOINT, unfinished_run_error
-
-    options = dict(options)
-    asked, writers = options.get("plan", plan), {}
-    if isinstance(plan, Plan) and (isinstance(asked, Plan) or is_plan_file(asked)):
-        options["plan"] = str(folder / PLAN)
-        writers = {folder / PLAN: write_text(plan.to_toml())}
-    text = config_text(options, folder)
-    path, work = folder / CONFIG, folder / UNFINISHED
-    begun = any((work / name).exists() for name in (CHECKPOINT, RECORD, CHOICE)) or (folder / FOLDS).exists()
-    if not begun or not path.exists():
-        write_all(writers | {path: write_text(text)})
-        return text
-    before, now = (_comparable(tomllib.loads(part)) for part in (path.read_text(encoding="utf-8"), text))
-    for name in {**before, **now}:
-        if before.get(name) != now.get(name):
-            difference = f"with {name} = {before.get(name)!r}, and now it is {now.get(name)!r}"
-            raise unfinished_run_error(folder, difference)
-    return text
-
-
-def _comparable(options):
-    """Models, data and plans are compared by their content when the checkpoint is read."""
-    return {name: value for name, value in options.items() if name not in (*PATH_OPTIONS, *FILE_OPTIONS)}

@@ -1,0 +1,399 @@
+"""Open what a user names: the data, whatever they hold, and the backbone for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+INPUTS = ("image", "text", "table", "array")
+SAID = {"image": "images", "text": "texts", "table": "a table", "array": "arrays"}
+# Options that say something about one kind of input, with the value that says nothing.
+OWN_OPTIONS = {
+    "image": {
+        "image_size": None,
+        "preprocessing": "auto",
+        "flips": "horizontal",
+        "rotation": 0.0,
+        "zoom": 0.0,
+        "retain": None,
+    },
+    "text": {"text": None, "max_length": 128},
+    "table": {"columns": None},
+    "array": {},
+}
+# Options that each loader takes as they are.
+_READ = {
+    "image": ("seed", "balance", "group", "time", "task", "max_bad"),
+    "text": ("seed", "balance", "group", "task", "max_bad", "text", "max_length", "tokenizer"),
+    "table": ("seed", "balance", "group", "time", "task"),
+    "array": ("seed", "balance", "task"),
+}
+# Options that an earlier run says, or has no use for, with the value that says nothing.
+_UNSAID = {
+    **dict.fromkeys(("model", "preprocessing", "features"), "auto"),
+    **dict.fromkeys(("image_size", "columns", "folds", "minutes"), None),
+    "weights": "imagenet",
+}
+NOT_FOR_TABLES = {
+    "folds": None,
+    "max_forgetting": None,
+    "soup": None,
+    "head_epochs": None,
+    "l2_sp": None,
+    "minutes": None,
+    "label_smoothing": 0.0,
+    "weights": "imagenet",
+}
+
+
+def find_input(data, *, text=None, columns=None):
+    """Find out what data hold: images, texts, or the rows of a table.
+
+    Args:
+        data: a path, a frame, or :class:`~thaw.data.splits.Splits`.
+        text: name of the column of texts, where it was asked for.
+        columns: names of the columns of a table, where they were asked for.
+
+    Returns:
+        ``"image"``, ``"text"``, ``"table"`` or ``"array"``.
+
+    Raises:
+        ValueError: both ``text`` and ``columns`` are given, or one of them with Splits.
+
+    Example:
+        >>> from thaw.runs.open_data import find_input
+        >>> find_input({"age": [30, 40], "label": ["no", "yes"]}), find_input("reviews.csv", text="body")
+        ('table', 'text')
+    """
+    from thaw.data.arrays import ARRAY_SUFFIXES, ArraySplits
+    from thaw.data.columns import TableSplits
+    from thaw.data.splits import Splits
+    from thaw.data.text import TextSplits
+    from thaw.data.text_files import text_column
+
+    if text is not None and columns is not None:
+        raise ValueError("text and columns were given; a model reads texts or the columns of a table, not both.")
+    if isinstance(data, Splits):
+        if (text, columns) != (None, None):
+            raise ValueError("The Splits say what they hold; leave text and columns out, or give the data's path.")
+        kinds = {TextSplits: "text", TableSplits: "table", ArraySplits: "array"}
+        return next((kind for splits, kind in kinds.items() if isinstance(data, splits)), "image")
+    is_path = isinstance(data, (str, os.PathLike))
+    if isinstance(data, tuple) or (is_path and Path(data).suffix.lower() in ARRAY_SUFFIXES):
+        return "array"
+    if text is not None or columns is not None:
+        return "table" if text is None else "text"
+    if not is_path:
+        return "text" if text_column(list(map(str, data))) else "table"
+    return _in_folder(Path(data)) if Path(data).is_dir() else _in_file(Path(data))
+
+
+def _in_folder(root):
+    from thaw.data.files import FoundFiles, walk_folder
+    from thaw.data.image_paths import IMAGE_SUFFIXES, suffix_of
+
+    texts = 0
+    for file in walk_folder(root, FoundFiles()):
+        if suffix_of(file) in IMAGE_SUFFIXES:
+            return "image"
+        texts += suffix_of(file) == ".txt" and Path(file).parent != root
+    return "text" if texts else "image"
+
+
+def _in_file(path):
+    """A table with a column of images is one of images, whatever else it has, and so is one that names image files."""
+    from thaw.data.image_paths import IMAGE_SUFFIXES, suffix_of
+    from thaw.data.table_rows import CSV_SUFFIXES, JSON_SUFFIXES, PARQUET_SUFFIXES, first_rows
+    from thaw.data.tables import positions_of
+    from thaw.data.text_files import text_column
+
+    if not path.is_file() or path.suffix.lower() not in (*CSV_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES):
+        return "image"  # which says what is expected
+    rows = first_rows(path)
+    names = rows[0] if rows else []
+    if len(names) < 2 or positions_of("image", names):
+        return "image"
+    if any(suffix_of(cell) in IMAGE_SUFFIXES for row in rows for cell in row):
+        return "image"
+    return "text" if text_column(names) else "table"
+
+
+def check_input_options(kind, options):
+    """Refuse options that are about another kind of input than the data hold.
+
+    Args:
+        kind: what :func:`find_input` returns.
+        options: dict of the arguments of :func:`thaw.tune`.
+
+    Raises:
+        ValueError: such an option is given, or one that a table has no use for.
+
+    Example:
+        >>> from thaw.runs.open_data import check_input_options
+        >>> check_input_options("text", {"flips": "both"})
+        Traceback (most recent call last):
+        ValueError: flips='both' is for images, and the data are texts; leave it out.
+    """
+    for other in INPUTS:
+        for name, default in OWN_OPTIONS[other].items() if other != kind else ():
+            if options.get(name, default) != default:
+                raise ValueError(
+                    f"{name}={options[name]!r} is for {SAID[other]}, and the data are {SAID[kind]}; leave it out."
+                )
+    for name in ("group", "time"):
+        if options.get(name) is not None and name not in _READ[kind]:
+            raise ValueError(f"{name} names a column of a table, and the data are {SAID[kind]}; leave it out.")
+    if options.get("from_run") is not None:
+        for name in _UNSAID:
+            if options.get(name, _UNSAID[name]) != _UNSAID[name]:
+                raise ValueError(f"{name} was given, and the earlier run says it, or has no use for it; leave it out.")
+    elif kind == "array" and options.get("model", "auto") == "auto":
+        raise ValueError("Arrays have no model of their own; name one that takes them: --model FILE, model= in Python.")
+    if kind != "table":
+        return
+    if options.get("task") == "multilabel":
+        raise ValueError("The rows of a table have one class or one number each; leave task='multilabel' out.")
+    for name, default in NOT_FOR_TABLES.items():
+        if options.get(name, default) != default:
+            raise ValueError(
+                f"{name} is for pre-trained models, and that of a table starts from random weights; leave it out."
+            )
+    if options.get("model", "auto") != "auto":
+        raise ValueError(f"model={options['model']!r}; a table has a model of its own, leave it out.")
+    if isinstance(plan := options.get("plan"), str) and plan in ("probe", "probe_then_tune", "gradual", "full"):
+        raise ValueError(
+            f"plan={plan!r} is for pre-trained models, and that of a table starts from random weights; expected auto "
+            "or a .toml file."
+        )
+
+
+def open_data(data, kind, options, progress=None):
+    """Read data, and open the backbone for them.
+
+    Args:
+        data: as for :func:`thaw.tune`.
+        kind: what :func:`find_input` returns.
+        options: dict of the arguments of :func:`thaw.tune`.
+        progress: function of (files done, files in all, text). Defaults to none.
+
+    Returns:
+        ``(source, splits)``: a :class:`~thaw.retention.source_tasks.SourceTask` and
+        :class:`~thaw.data.splits.Splits`.
+    """
+    from thaw.models.backbone import input_size
+    from thaw.retention.source_tasks import SourceTask
+
+    model = options["model"]
+    if kind == "image":
+        source = open_source(options, progress)
+        size = input_size(source.backbone, model if isinstance(model, str) else None)
+        return source, read_data(data, kind, options, size, progress)
+    if kind == "text":
+        return _open_texts(data, options, progress)
+    if kind == "array":
+        source, splits = open_source(options, progress), read_data(data, kind, options)
+        check_input_shape(source.backbone, splits.train.x)
+        return source, splits
+    from thaw.models.table_backbone import table_backbone
+
+    splits = read_data(data, kind, options)
+    return SourceTask(backbone=table_backbone(splits.columns, splits.train.x, seed=options["seed"])), splits
+
+
+def _open_texts(data, options, progress):
+    """A model file has a length of its own, to which texts are padded. Others are built for the length of the texts."""
+    from thaw.models.backbone import EMBEDDED_TEXT, backbone
+    from thaw.models.loading import is_model_file
+    from thaw.retention.source_tasks import SourceTask
+
+    model, length = options["model"], None
+    if is_named := isinstance(model, str) and not is_model_file(model):
+        if model != EMBEDDED_TEXT:
+            raise ValueError(f"model={model!r} does not read texts; expected {EMBEDDED_TEXT} or a .keras file.")
+        if options["max_forgetting"] is not None:
+            raise ValueError(f"{model} has no head, so that what it forgets cannot be measured; leave the budget out.")
+    else:
+        source = open_source(options, progress)
+        length = _length_of(source.backbone)
+    splits = read_data(data, "text", options, length)
+    own = int(splits.train.x.shape[1])
+    if is_named:
+        weights = None if options["weights"] == "none" else options["weights"]
+        return SourceTask(backbone=backbone(model, weights=weights, input_shape=(own,))), splits
+    if length not in (None, own):
+        raise ValueError(f"{source.backbone.name} takes texts of {length} pieces, and the Splits have {own}.")
+    _check_pieces(source.backbone, splits)
+    return source, splits
+
+
+def _length_of(model):
+    shape, dtype = tuple(model.inputs[0].shape[1:]), model.inputs[0].dtype
+    if len(model.inputs) != 1 or len(shape) != 1:
+        shapes = ", ".join(str(tuple(x.shape[1:])) for x in model.inputs)
+        raise ValueError(f"{model.name} takes inputs of {shapes} ({dtype}); expected texts as one row of pieces each.")
+    return shape[0]
+
+
+def check_input_shape(model, x):
+    """Refuse arrays of another shape than a model takes.
+
+    Args:
+        model: ``keras.Model``.
+        x: ``(n, ...)``.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    if len(model.inputs) != 1:
+        raise ValueError(f"{model.name} has {len(model.inputs)} inputs, and the arrays are one; expected one input.")
+    own, given = tuple(model.inputs[0].shape[1:]), tuple(x.shape[1:])
+    if len(own) != len(given) or any(n not in (None, m) for n, m in zip(own, given)):
+        raise ValueError(f"{model.name} takes inputs of shape {own}, and the arrays hold {given}; expected the same.")
+
+
+def _check_pieces(model, splits):
+    """Refuse a vocabulary that does not fit, before a lookup fails or, on a GPU, returns zeros."""
+    import keras
+
+    highest = max(int(part.x.max()) for part in (splits.train, splits.validation, splits.test) if part is not None)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Embedding):
+            if layer.input_dim <= highest:
+                raise ValueError(
+                    f"{model.name} knows {layer.input_dim} word pieces, and the tokenizer makes {highest + 1}; "
+                    "expected a model of the same pieces, or the Splits of load_text(..., tokenizer=FILE)."
+                )
+            return
+
+
+def open_source(options, progress=None):
+    """Open the backbone, with the head and the images of its source task where there are any.
+
+    Args:
+        options: dict of the arguments of :func:`thaw.tune`.
+        progress: as for :func:`open_data`.
+
+    Returns:
+        :class:`~thaw.retention.source_tasks.SourceTask`.
+    """
+    from thaw.models.backbone import input_size
+    from thaw.models.heads import remove_head
+    from thaw.models.precision import with_precision
+    from thaw.retention.source_tasks import SourceTask, source_images, source_task
+
+    model, retain, budget = options["model"], options["retain"], options["max_forgetting"]
+    if isinstance(model, (str, os.PathLike)):
+        source = source_task(
+            os.fspath(model),
+            retain,
+            weights=None if options["weights"] == "none" else options["weights"],
+            preprocessing=options["preprocessing"],
+            image_size=options["image_size"],
+            max_forgetting=budget,
+            progress=progress,
+        )
+    elif isinstance(model, SourceTask):
+        if retain is not None or budget is not None:
+            raise ValueError("The SourceTask has its own images and budget; leave out retain and max_forgetting.")
+        source = model
+    elif retain is None:
+        source = SourceTask.of(model, max_forgetting=budget)
+    else:
+        outputs, size = max(2, int(model.output_shape[-1])), input_size(model)
+        examples, labelled, notes = source_images(retain, size, outputs=outputs, progress=progress)
+        found = {"examples": examples, "labelled": labelled, "notes": tuple(notes)}
+        source = SourceTask.of(model, max_forgetting=budget, **found)
+    # Layers of a file have the precision that they were saved with.
+    whole = source.backbone if source.model is None else source.model
+    converted = with_precision(whole, options["precision"])
+    if converted is whole:
+        return source
+    headless = converted if source.model is None else remove_head(converted)
+    return dataclasses.replace(source, model=source.model and converted, backbone=headless)
+
+
+def read_data(data, kind, options, size=None, progress=None):
+    """Read data as the loader of their kind does; Splits are returned as they are.
+
+    Args:
+        data: as for :func:`thaw.tune`.
+        kind: what :func:`find_input` returns.
+        options: dict of the arguments of :func:`thaw.tune`; what is missing has its default.
+        size: side of the images in pixels, or length of the texts in word pieces. Default ``None``: the loader's.
+        progress: as for :func:`open_data`.
+
+    Returns:
+        :class:`~thaw.data.splits.Splits`.
+    """
+    from thaw.data.arrays import load_arrays
+    from thaw.data.columns import load_table
+    from thaw.data.images import label_columns, load_images
+    from thaw.data.splits import Splits
+    from thaw.data.text import load_text
+
+    if isinstance(data, Splits):
+        return data
+    if kind == "array":
+        return load_arrays(data, **{name: options[name] for name in _READ[kind] if options.get(name) is not None})
+    label, columns = label_columns(options.get("label")), options.get("columns")
+    common = {name: options[name] for name in _READ[kind] if options.get(name) is not None}
+    if kind == "image":
+        size = {} if size is None else {"image_size": size}
+        return load_images(data, label=label, **size, progress=progress, **common)
+    if kind == "text":
+        return load_text(data, label=label, length=size, **common)
+    if isinstance(label, list):
+        raise ValueError(f"label={label} names several columns, and the rows of a table have one class or one number.")
+    columns = [name.strip() for name in columns.split(",")] if isinstance(columns, str) else columns
+    return load_table(data, label=label or "label", columns=columns, **common)
+
+
+def open_continued(data, kind, options, progress=None):
+    """Read data, and open the model of an earlier run to go on with.
+
+    Args:
+        data: as for :func:`thaw.tune`.
+        kind: what :func:`find_input` returns.
+        options: dict of the arguments of :func:`thaw.tune`; ``"from_run"`` is the path of the earlier run.
+        progress: as for :func:`open_data`.
+
+    Returns:
+        ``(source, splits, model)``: as :func:`open_data`, and the model that goes on, as
+        :func:`thaw.models.continuation.continue_head` makes it.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        ValueError: it takes other inputs, predicts something else, or has no head to go on with.
+    """
+    from thaw.models.backbone import input_size
+    from thaw.models.continuation import continue_head, continue_table
+    from thaw.retention.source_tasks import SourceTask
+    from thaw.runs.folder import open_run
+    from thaw.runs.row_inputs import TOKENIZER
+
+    run = open_run(options["from_run"])
+    own = "image" if run.input is None else run.input.kind
+    if own != kind:
+        raise ValueError(f"{run.folder} is a run on {SAID[own]}, and the data are {SAID[kind]}; expected the same.")
+    if kind == "table":
+        known = {column.name: column.kind for column in run.input.columns}  # the kinds of others are found
+        splits = read_data(data, kind, options | {"columns": known})
+        model, splits = continue_table(run.model, run.input.columns, splits, old_labels=run.task, seed=options["seed"])
+        return SourceTask(backbone=model), splits, model
+    source = open_source(options | {"model": run.folder / "model.keras", "preprocessing": "none"}, progress)
+    whole = source.model or run.model
+    if kind == "image":
+        splits = read_data(data, kind, options, input_size(whole), progress)
+    elif kind == "text":
+        splits = read_data(data, kind, options | {"tokenizer": run.folder / TOKENIZER}, run.input.length)
+    else:
+        splits = read_data(data, kind, options)
+        check_input_shape(whole, splits.train.x)
+    try:
+        model = continue_head(whole, run.task, splits.task)
+    except ValueError as error:
+        raise ValueError(
+            f"{run.folder} cannot go on: {error} To put a new head on it, give -m FILE instead."
+        ) from error
+    return source, splits, model
