@@ -15,13 +15,20 @@ from thaw._validation import as_number
 from thaw.models.loading import is_model_file
 from thaw.plan import Phase, Plan
 from thaw.runs.folder import MANIFEST, open_run, verify_run
-from thaw.runs.open_data import check_input_options, find_input, open_continued, open_data, read_data
+from thaw.runs.open_data import (
+    check_input_options,
+    default_model,
+    find_input,
+    open_any,  # noqa: F401  (the commands take it from here)
+    open_continued,
+    open_data,
+    read_data,
+    show_notes,
+)
 from thaw.runs.tune_options import check_options, require_data
 from thaw.runs.tuning import TABLE_BATCH, check_task, continued_plan, table_plan, tune_splits
 
 LR_FINDER_STEPS, LR_FINDER_REPEATS = 100, 3
-MAX_REJECTED_SHOWN = 10
-DEFAULT_MODEL = {"image": "efficientnet_lite0", "text": "minilm", "table": "auto", "array": "auto"}
 
 
 def tune(
@@ -32,6 +39,8 @@ def tune(
     label=None,
     text=None,
     columns=None,
+    image=None,
+    numbers=None,
     plan="auto",
     features="auto",
     model="auto",
@@ -94,6 +103,10 @@ def tune(
             a column "text", or with another usual name, where there is no column of images.
         columns: columns of the table to predict from, as for :func:`thaw.load_table`; a text with commas names
             several. Defaults to ``None``: all that are of use.
+        image: column of the table with images, to be used together with ``text`` or ``numbers``: a head is solved on
+            each alone and on all together, and the best by cross-validation is the run's model. Defaults to ``None``.
+        numbers: columns of the table with numbers, categories or dates, to be used together with ``image`` or ``text``;
+            a text with commas names several. Defaults to ``None``.
         plan: ``"auto"`` (default): :func:`thaw.advise` chooses one; ``"probe"``, ``"probe_then_tune"``, ``"gradual"``
             or ``"full"``; the path of a ``.toml`` file; or a :class:`thaw.Plan`.
         features: what the head reads: ``"last"``, ``"upper"`` or ``"all"`` layers, as for :func:`thaw.attach_head`;
@@ -171,14 +184,14 @@ def tune(
     not_options = ("folder", "callbacks", "verbose")
     options = {name: as_number(value) for name, value in arguments.items() if name not in not_options}
     options["weights"] = "none" if weights is None else weights
-    for name in ("label", "columns"):
+    for name in ("label", "columns", "numbers"):
         if not (options[name] is None or isinstance(options[name], str)):
             options[name] = ",".join(options[name])
     check_task(task, options)
     chosen = check_options(data, folder, options)
-    kind = find_input(data, text=text, columns=columns)
+    kind = find_input(data, text=text, columns=columns, image=image, numbers=numbers)
     check_input_options(kind, options)
-    options["model"] = model = DEFAULT_MODEL[kind] if isinstance(model, str) and model == "auto" else model
+    options["model"] = model = default_model(model, kind)
     options["batch_size"] = batch_size = batch_size or (TABLE_BATCH if kind == "table" else 32)
     if from_run is not None:
         verify_run(from_run)
@@ -210,14 +223,16 @@ def tune(
                 source, splits, continued = open_continued(data, kind, options, progress)
                 going_on = {"model": continued}
         check_task({"sigmoid": "multilabel", "linear": "regression"}.get(splits.task.activation), options)
-        for note in source.notes:
+        for note in () if kind == "joined" else source.notes:
             console.print(note)
         show_notes(splits, console.print, f"listed in {Path(folder) / 'quarantine.csv'}")
         if label_smoothing:
             splits = dataclasses.replace(splits, task=dataclasses.replace(splits.task, label_smoothing=label_smoothing))
         if splits.train.augment is None and kind == "image":
             splits = dataclasses.replace(splits, train=dataclasses.replace(splits.train, augment=augmentation))
-        shown = {*source.notes, *splits.notes}
+        shown = {*([] if kind == "joined" else source.notes), *splits.notes}
+        if kind == "joined":
+            return _tune_joined(splits, folder, source, options, console, verbose)
         with ProgressBar(console, verbose=2 if verbose == 2 else 1) if verbose else contextlib.nullcontext() as bar:
             train = tune_splits if folds is None else functools.partial(tune_folds, folds=folds)
             model, metrics, _ = train(
@@ -249,6 +264,22 @@ def tune(
     return run
 
 
+def _tune_joined(splits, folder, backbones, options, console, verbose):
+    from thaw.runs.joined import tune_joined
+    from thaw.training.progress import count_progress
+
+    with _progress(count_progress, verbose) as progress:
+        sizes = {"batch_size": options["batch_size"], "seed": options["seed"]}
+        shown = progress and (lambda done, total: progress(done, total, "the frozen networks, once"))
+        model, _, comparison = tune_joined(
+            splits, folder, backbones=backbones, **sizes, options=options, progress=shown
+        )
+    console.print(str(comparison))
+    run = open_run(folder)
+    run.model = model
+    return run
+
+
 def _console(verbose):
     from rich.console import Console
 
@@ -262,46 +293,6 @@ def _progress(count_progress, verbose):
         return
     with count_progress() as progress:
         yield progress
-
-
-def show_notes(splits, show, more):
-    """Report the notes on a data set, and the first files that were left out.
-
-    Args:
-        splits: :class:`~thaw.data.splits.Splits`.
-        show: function of a line of text.
-        more: where the other files are listed, after "left out: 12 more, ".
-    """
-    for note in splits.notes:
-        show(note)
-    for bad in splits.rejected[:MAX_REJECTED_SHOWN]:
-        show(f"left out: {bad.path} {bad.reason}")
-    if len(splits.rejected) > MAX_REJECTED_SHOWN:
-        show(f"left out: {len(splits.rejected) - MAX_REJECTED_SHOWN} more, {more}")
-
-
-def open_any(data, options, show):
-    """Open data of any kind and the backbone for them, as ``thaw advise`` does.
-
-    Args:
-        data: as for :func:`tune`.
-        options: dict of arguments of :func:`tune`; what is missing has its default.
-        show: function of a line of text, which is told of the notes.
-
-    Returns:
-        ``(kind, source, splits)``: as :func:`thaw.runs.open_data.find_input` and
-        :func:`thaw.runs.open_data.open_data`.
-    """
-    from thaw.training.progress import count_progress
-
-    kind = find_input(data, text=options.get("text"), columns=options.get("columns"))
-    check_input_options(kind, options)
-    if options["model"] == "auto":
-        options = options | {"model": DEFAULT_MODEL[kind]}
-    with count_progress() as progress:
-        source, splits = open_data(data, kind, {"retain": None, "max_forgetting": None} | options, progress)
-    show_notes(splits, show, f"thaw check {data} lists them")
-    return kind, source, splits
 
 
 def find_rate(

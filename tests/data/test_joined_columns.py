@@ -183,10 +183,15 @@ def test_selected_inputs_are_loaded_alone(table):
         select_inputs(own, ["a"])
 
 
+def made_of(splits):
+    names = ("image", "text", "columns", "image_size", "tokenizer")
+    return {name: getattr(splits, name) for name in names} | {"length": splits.train.x["text"].shape[1]}
+
+
 def test_other_rows_are_encoded_as_those_of_training(table, tmp_path):
     splits = load(table)
     train, _, _ = rows_of(splits)
-    x, bad = encode_rows({name: table[name] for name in ("town", "title", "photo", "price")}, splits)
+    x, bad = encode_rows({name: table[name] for name in ("town", "title", "photo", "price")}, **made_of(splits))
     assert not bad
     [(expected, _)] = splits.train.ordered(ROWS)
     assert sorted(x) == sorted(expected)
@@ -199,13 +204,13 @@ def test_other_rows_are_encoded_as_those_of_training(table, tmp_path):
         )
     (tmp_path / "3.png").write_bytes(b"no image")
     table["photo"][5], table["photo"][6] = None, str(tmp_path / "nowhere.png")
-    x, bad = encode_rows(table, splits)
+    x, bad = encode_rows(table, **made_of(splits))
     assert sorted(bad) == [3, 5, 6]
     assert bad[5] == "has no image"
     assert "nowhere.png, which cannot be read: No such file" in bad[6]
     assert not x["image"][[3, 5, 6]].any()
     with pytest.raises(ValueError, match=r"no column 'title' for text= \(it has: photo"):
-        encode_rows({name: table[name] for name in ("photo", "price", "town")}, splits)
+        encode_rows({name: table[name] for name in ("photo", "price", "town")}, **made_of(splits))
 
 
 @pytest.mark.parametrize(

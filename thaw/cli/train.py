@@ -199,6 +199,13 @@ def tune(
     label: Label = None,
     text: Text = None,
     columns: Columns = None,
+    image: Annotated[
+        str | None, typer.Option(help="Column of the table with images, to be used together with --text or --numbers.")
+    ] = None,
+    numbers: Annotated[
+        str | None,
+        typer.Option(help="Columns of numbers, categories or dates, to be used together with --image or --text: a,b."),
+    ] = None,
     plan: PlanName = "auto",
     features: Annotated[
         str,

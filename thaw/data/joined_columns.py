@@ -37,7 +37,8 @@ class JoinedSplits(Splits):
         text: name of the column of texts in the table; ``None`` without texts.
         columns: :class:`thaw.data.column_kinds.Column` of each column of numbers, categories, dates and booleans.
         image_size: side of the images in pixels.
-        tokenizer: what made pieces of the texts; ``None`` without texts.
+        length: pieces of each text; ``None`` without texts.
+        tokenizer: what made them; ``None`` without texts.
     """
 
     inputs: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -45,6 +46,7 @@ class JoinedSplits(Splits):
     text: str | None = None
     columns: tuple[Column, ...] = ()
     image_size: int = 224
+    length: int | None = None
     tokenizer: Any = None
 
 
@@ -187,15 +189,22 @@ def load_columns(
     }
     fields = {field.name: getattr(divided, field.name) for field in dataclasses.fields(divided)}
     described = {"inputs": inputs, "image": image, "text": text, "columns": columns, "image_size": image_size}
-    return JoinedSplits(**fields | datasets | described, tokenizer=tokenizer if text is not None else None)
+    if text is not None:
+        described |= {"length": x[TEXT].shape[1], "tokenizer": tokenizer}
+    return JoinedSplits(**fields | datasets | described)
 
 
-def encode_rows(data: Any, splits: JoinedSplits) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-    """Encode other rows as a model takes them that was trained on these splits, such as rows to predict.
+def encode_rows(data: Any, *, image=None, text=None, columns=(), image_size=224, length=None, tokenizer=None):
+    """Encode other rows as a model takes them that was trained on :class:`JoinedSplits`, such as rows to predict.
 
     Args:
         data: as for :func:`load_columns`; it needs no labels.
-        splits: what :func:`load_columns` returned.
+        image: as in :class:`JoinedSplits`. Default ``None``.
+        text: as in :class:`JoinedSplits`. Default ``None``.
+        columns: as in :class:`JoinedSplits`. Default: none.
+        image_size: as in :class:`JoinedSplits`. Default 224.
+        length: pieces of each text, the last dimension of ``splits.train.x["text"]``. Default ``None``.
+        tokenizer: as in :class:`JoinedSplits`. Default ``None``.
 
     Returns:
         ``(x, bad)``: a dict of inputs, images as uint8 pixels; and a dict from the number of a row without a usable
@@ -209,32 +218,33 @@ def encode_rows(data: Any, splits: JoinedSplits) -> tuple[dict[str, np.ndarray],
         >>> from thaw.data.joined_columns import encode_rows, load_columns
         >>> table = {"title": ["red shirt", "blue sock"] * 40, "price": list(range(80)), "label": ["a", "b"] * 40}
         >>> rows = load_columns(table, text="title", numbers="price")
-        >>> x, bad = encode_rows({"title": ["red sock"], "price": [3]}, rows)
+        >>> made = {"text": rows.text, "columns": rows.columns, "length": 32, "tokenizer": rows.tokenizer}
+        >>> x, bad = encode_rows({"title": ["red sock"], "price": [3]}, **made)
         >>> x["text"][0, :4].tolist(), x["price"].tolist(), bad
         ([101, 2417, 28407, 102], [[3.0]], {})
     """
     table, _ = read_rows(data)
     source = Path(data) if isinstance(data, (str, os.PathLike)) else Path("the table")
     x, bad = {}, {}
-    for argument, name in ((IMAGE, splits.image), (TEXT, splits.text)):
+    for argument, name in ((IMAGE, image), (TEXT, text)):
         if name is not None and name not in table:
             raise ValueError(f"The table has no column {name!r} for {argument}= (it has: {', '.join(table)}).")
-    if splits.image is not None:
-        cells = table[splits.image]
+    if image is not None:
+        cells = table[image]
         known = [i for i, cell in enumerate(cells) if cell is not None]
         bad = {i: "has no image" for i in range(len(cells)) if cells[i] is None}
-        x[IMAGE] = np.zeros((len(cells), splits.image_size, splits.image_size, 3), np.uint8)
+        x[IMAGE] = np.zeros((len(cells), image_size, image_size, 3), np.uint8)
         files = find_images(source, [str(cells[i]) for i in known])[0] if known else []
         for i, file in zip(known, files, strict=True):
             try:
-                x[IMAGE][i] = decode(file, splits.image_size)
+                x[IMAGE][i] = decode(file, image_size)
             except (ValueError, OSError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
                 bad[i] = f"has the image {cells[i]}, which cannot be read: {reason}"
-    if splits.text is not None:
-        texts = ["" if cell is None else str(cell) for cell in table[splits.text]]
-        x[TEXT] = encode_texts(splits.tokenizer, texts, splits.train.x[TEXT].shape[1])
-    return x | (encode_columns(table, splits.columns) if splits.columns else {}), bad
+    if text is not None:
+        texts = ["" if cell is None else str(cell) for cell in table[text]]
+        x[TEXT] = encode_texts(tokenizer, texts, length)
+    return x | (encode_columns(table, tuple(columns)) if columns else {}), bad
 
 
 def select_inputs(dataset: Dataset, names: Sequence[str]) -> Dataset:

@@ -6,8 +6,14 @@ import dataclasses
 import os
 from pathlib import Path
 
-INPUTS = ("image", "text", "table", "array")
-SAID = {"image": "images", "text": "texts", "table": "a table", "array": "arrays"}
+INPUTS = ("image", "text", "table", "array", "joined")
+SAID = {
+    "image": "images",
+    "text": "texts",
+    "table": "a table",
+    "array": "arrays",
+    "joined": "several columns of a table",
+}
 # Options that say something about one kind of input, with the value that says nothing.
 OWN_OPTIONS = {
     "image": {
@@ -21,13 +27,26 @@ OWN_OPTIONS = {
     "text": {"text": None, "max_length": 128},
     "table": {"columns": None},
     "array": {},
+    "joined": {"image": None, "numbers": None},
 }
+# Options of one kind that have a use for several columns together too.
+_ALSO_JOINED = ("image_size", "text", "max_length")
+MAX_REJECTED_SHOWN = 10
 # Options that each loader takes as they are.
 _READ = {
     "image": ("seed", "balance", "group", "time", "task", "max_bad"),
     "text": ("seed", "balance", "group", "task", "max_bad", "text", "max_length", "tokenizer"),
     "table": ("seed", "balance", "group", "time", "task"),
     "array": ("seed", "balance", "task"),
+    "joined": ("seed", "balance", "group", "max_bad", "image", "text", "numbers", "image_size", "max_length"),
+}
+# Several columns are joined under a solved head: no backbone is trained, and what is predicted are classes.
+NOT_FOR_JOINED = {
+    **dict.fromkeys(("folds", "max_forgetting", "soup", "head_epochs", "epochs", "learning_rate", "l2_sp"), None),
+    **dict.fromkeys(("minutes", "task", "patience", "monitor", "from_run"), None),
+    **dict.fromkeys(("features", "model", "plan"), "auto"),
+    "label_smoothing": 0.0,
+    "weights": "imagenet",
 }
 # Options that an earlier run says, or has no use for, with the value that says nothing.
 _UNSAID = {
@@ -47,19 +66,21 @@ NOT_FOR_TABLES = {
 }
 
 
-def find_input(data, *, text=None, columns=None):
+def find_input(data, *, text=None, columns=None, image=None, numbers=None):
     """Find out what data hold: images, texts, or the rows of a table.
 
     Args:
         data: a path, a frame, or :class:`~thaw.data.splits.Splits`.
         text: name of the column of texts, where it was asked for.
         columns: names of the columns of a table, where they were asked for.
+        image: name of the column of images, where it was asked for beside others.
+        numbers: names of the columns of numbers, where they were asked for beside others.
 
     Returns:
-        ``"image"``, ``"text"``, ``"table"`` or ``"array"``.
+        ``"image"``, ``"text"``, ``"table"``, ``"array"`` or ``"joined"``, several of them in each row.
 
     Raises:
-        ValueError: both ``text`` and ``columns`` are given, or one of them with Splits.
+        ValueError: names that exclude each other are given, or some with Splits.
 
     Example:
         >>> from thaw.runs.open_data import find_input
@@ -68,16 +89,26 @@ def find_input(data, *, text=None, columns=None):
     """
     from thaw.data.arrays import ARRAY_SUFFIXES, ArraySplits
     from thaw.data.columns import TableSplits
+    from thaw.data.joined_columns import JoinedSplits
     from thaw.data.splits import Splits
     from thaw.data.text import TextSplits
     from thaw.data.text_files import text_column
 
+    several = sum(name is not None for name in (image, text, numbers))
+    if (image, numbers) != (None, None):
+        if several < 2 or columns is not None:
+            raise ValueError(
+                "image, text and numbers name columns that are used together; give two of them or more, and no columns."
+            )
+        if isinstance(data, Splits):
+            raise ValueError("The Splits say what they hold; leave image, text and numbers out.")
+        return "joined"
     if text is not None and columns is not None:
         raise ValueError("text and columns were given; a model reads texts or the columns of a table, not both.")
     if isinstance(data, Splits):
         if (text, columns) != (None, None):
             raise ValueError("The Splits say what they hold; leave text and columns out, or give the data's path.")
-        kinds = {TextSplits: "text", TableSplits: "table", ArraySplits: "array"}
+        kinds = {TextSplits: "text", TableSplits: "table", ArraySplits: "array", JoinedSplits: "joined"}
         return next((kind for splits, kind in kinds.items() if isinstance(data, splits)), "image")
     is_path = isinstance(data, (str, os.PathLike))
     if isinstance(data, tuple) or (is_path and Path(data).suffix.lower() in ARRAY_SUFFIXES):
@@ -119,6 +150,12 @@ def _in_file(path):
     return "text" if text_column(names) else "table"
 
 
+def default_model(model, kind):
+    """Return the model that was asked for; of ``"auto"`` the one for images or texts."""
+    is_auto = isinstance(model, str) and model == "auto"
+    return {"image": "efficientnet_lite0", "text": "minilm"}.get(kind, model) if is_auto else model
+
+
 def check_input_options(kind, options):
     """Refuse options that are about another kind of input than the data hold.
 
@@ -137,6 +174,8 @@ def check_input_options(kind, options):
     """
     for other in INPUTS:
         for name, default in OWN_OPTIONS[other].items() if other != kind else ():
+            if kind == "joined" and name in _ALSO_JOINED:
+                continue
             if options.get(name, default) != default:
                 raise ValueError(
                     f"{name}={options[name]!r} is for {SAID[other]}, and the data are {SAID[kind]}; leave it out."
@@ -150,6 +189,12 @@ def check_input_options(kind, options):
                 raise ValueError(f"{name} was given, and the earlier run says it, or has no use for it; leave it out.")
     elif kind == "array" and options.get("model", "auto") == "auto":
         raise ValueError("Arrays have no model of their own; name one that takes them: --model FILE, model= in Python.")
+    if kind == "joined":
+        for name, default in NOT_FOR_JOINED.items():
+            if options.get(name, default) != default:
+                raise ValueError(
+                    f"{name} is for one kind of input; several columns are joined under a solved head, leave it out."
+                )
     if kind != "table":
         return
     if options.get("task") == "multilabel":
@@ -179,9 +224,9 @@ def open_data(data, kind, options, progress=None):
 
     Returns:
         ``(source, splits)``: a :class:`~thaw.retention.source_tasks.SourceTask` and
-        :class:`~thaw.data.splits.Splits`.
+        :class:`~thaw.data.splits.Splits`. Of several columns the first is a dict of a backbone for each.
     """
-    from thaw.models.backbone import input_size
+    from thaw.models.backbone import EMBEDDED, EMBEDDED_TEXT, backbone, input_size
     from thaw.retention.source_tasks import SourceTask
 
     model = options["model"]
@@ -191,6 +236,15 @@ def open_data(data, kind, options, progress=None):
         return source, read_data(data, kind, options, size, progress)
     if kind == "text":
         return _open_texts(data, options, progress)
+    if kind == "joined":
+        splits = read_data(data, kind, options, None, progress)
+        size = splits.image_size
+        shapes = {"image": (size, size, 3), "text": splits.train.x["text"].shape[1:] if splits.text else None}
+        return {
+            name: backbone({"image": EMBEDDED, "text": EMBEDDED_TEXT}[name], input_shape=shapes[name])
+            for name in splits.inputs
+            if name in shapes
+        }, splits
     if kind == "array":
         source, splits = open_source(options, progress), read_data(data, kind, options)
         check_input_shape(source.backbone, splits.train.x)
@@ -329,6 +383,7 @@ def read_data(data, kind, options, size=None, progress=None):
     from thaw.data.arrays import load_arrays
     from thaw.data.columns import load_table
     from thaw.data.images import label_columns, load_images
+    from thaw.data.joined_columns import load_columns
     from thaw.data.splits import Splits
     from thaw.data.text import load_text
 
@@ -343,6 +398,8 @@ def read_data(data, kind, options, size=None, progress=None):
         return load_images(data, label=label, **size, progress=progress, **common)
     if kind == "text":
         return load_text(data, label=label, length=size, **common)
+    if kind == "joined":
+        return load_columns(data, label=label or "label", progress=progress, **common)
     if isinstance(label, list):
         raise ValueError(f"label={label} names several columns, and the rows of a table have one class or one number.")
     columns = [name.strip() for name in columns.split(",")] if isinstance(columns, str) else columns
@@ -397,3 +454,41 @@ def open_continued(data, kind, options, progress=None):
             f"{run.folder} cannot go on: {error} To put a new head on it, give -m FILE instead."
         ) from error
     return source, splits, model
+
+
+def open_any(data, options, show):
+    """Open data of any kind and the backbone for them, as ``thaw advise`` does.
+
+    Args:
+        data: as for :func:`thaw.tune`.
+        options: dict of arguments of :func:`thaw.tune`; what is missing has its default.
+        show: function of a line of text, which is told of the notes.
+
+    Returns:
+        ``(kind, source, splits)``: as :func:`find_input` and :func:`open_data`.
+    """
+    from thaw.training.progress import count_progress
+
+    kind = find_input(data, text=options.get("text"), columns=options.get("columns"))
+    check_input_options(kind, options)
+    options = options | {"model": default_model(options["model"], kind)}
+    with count_progress() as progress:
+        source, splits = open_data(data, kind, {"retain": None, "max_forgetting": None} | options, progress)
+    show_notes(splits, show, f"thaw check {data} lists them")
+    return kind, source, splits
+
+
+def show_notes(splits, show, more):
+    """Report the notes on a data set, and the first files that were left out.
+
+    Args:
+        splits: :class:`~thaw.data.splits.Splits`.
+        show: function of a line of text.
+        more: where the other files are listed, after "left out: 12 more, ".
+    """
+    for note in splits.notes:
+        show(note)
+    for bad in splits.rejected[:MAX_REJECTED_SHOWN]:
+        show(f"left out: {bad.path} {bad.reason}")
+    if len(splits.rejected) > MAX_REJECTED_SHOWN:
+        show(f"left out: {len(splits.rejected) - MAX_REJECTED_SHOWN} more, {more}")

@@ -25,8 +25,15 @@ def input_files(splits):
     """
     from thaw.data.arrays import ArraySplits
     from thaw.data.columns import TableSplits
+    from thaw.data.joined_columns import JoinedSplits
     from thaw.data.text import TextSplits
 
+    if isinstance(splits, JoinedSplits):
+        described = {"input": "joined", "image": splits.image, "text": splits.text, "image_size": splits.image_size}
+        described["length"] = int(splits.train.x["text"].shape[1]) if splits.text else None
+        described["columns"] = [dataclasses.asdict(column) for column in splits.columns]
+        tokenizer = {TOKENIZER: write_text(splits.tokenizer.to_str())} if splits.text else {}
+        return {INPUT: write_text(to_json(described)), **tokenizer}
     if isinstance(splits, ArraySplits):
         return {INPUT: write_text(to_json({"input": "array", "shape": splits.train.x.shape[1:]}))}
     if isinstance(splits, TextSplits):
@@ -57,7 +64,12 @@ def read_input(folder):
         return TextInput(described["column"], described["length"], Path(folder) / TOKENIZER)
     if described["input"] == "array":
         return ArrayInput(tuple(described["shape"]))
-    return TableInput(tuple(Column(**column) for column in described["columns"]))
+    columns = tuple(Column(**column) for column in described["columns"])
+    if described["input"] == "joined":
+        names = ("image", "text", "image_size", "length")
+        tokenizer = Path(folder) / TOKENIZER if described["text"] else None
+        return JoinedInput(**{name: described[name] for name in names}, columns=columns, tokenizer=tokenizer)
+    return TableInput(columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +177,55 @@ class TableInput:
 
     def labelled(self, source, task: str, label):
         """Read labelled rows; return ``(names, rows, columns)`` with the column "label", and "target" of numbers."""
+        from thaw.data.columns import label_cells
+
+        names, rows = self.read(source)
+        return names, rows, label_cells(rows, label or "label", task)
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedInput:
+    """Rows with a picture, a text and numbers, or two of these, as a model takes them.
+
+    Args:
+        image: name of the column of images; ``None`` without images.
+        text: name of the column of texts; ``None`` without texts.
+        image_size: side of the images in pixels.
+        length: pieces of each text.
+        columns: tuple of :class:`thaw.data.column_kinds.Column`.
+        tokenizer: path of the file of the tokenizer.
+    """
+
+    image: str | None
+    text: str | None
+    image_size: int
+    length: int | None
+    columns: tuple
+    tokenizer: Path | None
+    kind, noun = "joined", "row"
+
+    def read(self, source: Any) -> tuple[list[str], dict[str, list]]:
+        """Read the rows of a table, as :meth:`TableInput.read` does; paths of images are found beside a file."""
+        names, rows = TableInput(self.columns).read(source)
+        folder = Path(source).parent if isinstance(source, (str, os.PathLike)) else Path()
+        if self.image in rows:
+            rows[self.image] = [
+                cell if cell is None or not (folder / str(cell)).exists() else str(folder / str(cell))
+                for cell in rows[self.image]
+            ]
+        return names, rows
+
+    def encode(self, rows: dict[str, list]) -> tuple[Any, dict[int, str]]:
+        """Return what the model takes, and why a row is left out, by its number."""
+        from thaw.data.joined_columns import encode_rows
+        from thaw.data.text import load_tokenizer
+
+        tokenizer = None if self.tokenizer is None else load_tokenizer(self.tokenizer)
+        sizes = {"image_size": self.image_size, "length": self.length, "tokenizer": tokenizer}
+        return encode_rows(rows, image=self.image, text=self.text, columns=self.columns, **sizes)
+
+    def labelled(self, source, task: str, label):
+        """Read labelled rows; return ``(names, rows, columns)`` with the column "label"."""
         from thaw.data.columns import label_cells
 
         names, rows = self.read(source)

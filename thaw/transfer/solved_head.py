@@ -10,6 +10,7 @@ from thaw.data.conversion import as_dataset
 from thaw.data.dataset import leaves
 from thaw.features.precompute import precompute
 from thaw.features.split import submodel
+from thaw.models.activations import output_activation
 from thaw.models.flat import CannotSplit, flatten_model
 from thaw.models.linear_heads import linear_head
 from thaw.targets import label_rows
@@ -108,7 +109,7 @@ def solve_head(
         raise CannotSolve(f"{model.name} is not compiled; call model.compile(optimizer, loss) first.")
     dataset = solvable_data(x, y, sample_weight, groups)
     loss = compile_settings(model).get("loss")
-    solver = solver or _usual_solver(loss)
+    solver = solver or _usual_solver(flat, loss)
     head = solvable_head(flat, loss, solver, dataset.y)
     options = {"batch_size": batch_size, "cache_dir": cache_dir, "views": views, "progress": progress}
     dataset = dataset.weighted(class_weight)
@@ -356,12 +357,13 @@ class FeatureRows:
         return np.asarray(self[:], dtype)
 
 
-def _usual_solver(loss):
+def _usual_solver(flat, loss):
     import keras
 
     losses = keras.tree.flatten(loss)
     names = [loss_name(one)[0] for one in losses if isinstance(one, str) or _is_of_keras(one)]
-    return "ridge" if names == [MEAN_SQUARED_ERROR] else "lbfgs"
+    is_of_numbers = names == [MEAN_SQUARED_ERROR] and output_activation(flat) in ("logits", "rescaled")
+    return "ridge" if is_of_numbers else "lbfgs"
 
 
 def _is_of_keras(loss):
