@@ -24,6 +24,8 @@ _MODULES = {
     "Run": "thaw.runs.folder",
     "Splits": "thaw.data.splits",
     "Stage": "thaw.models.stages",
+    "ThawClassifier": "thaw.estimators",
+    "ThawRegressor": "thaw.estimators",
     "TuneCallback": "thaw.training.callbacks",
     "add_lora": "thaw.models.lora",
     "advise": "thaw.advice.advise",
