@@ -8,8 +8,8 @@ beside. Of the other rows of a split a tenth chooses nothing: its residuals are 
 distribution by which the log-likelihood of the test rows is measured, and the half width of the intervals (split
 conformal prediction, 90 %). All others train the net, whose rate decays to zero in a fixed number of epochs. The trees
 are fitted twice: a tenth of the rows chooses their number first, and then trains too. The settings are the same for all
-tables; they were chosen on that tenth of the first split. Finished splits are kept in the result file, and read, not
-run again.
+tables; they were chosen on held-out rows of the first two splits, of which none was a test row of its split. Finished
+splits are kept in the result file, and read, not run again.
 """
 
 import argparse

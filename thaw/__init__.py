@@ -35,6 +35,8 @@ _MODULES = {
     "backbone": "thaw.models.backbone",
     "check": "thaw.workflow",
     "compare": "thaw.advice.compare",
+    "continue_head": "thaw.models.continuation",
+    "continue_table": "thaw.models.continuation",
     "evaluate": "thaw.features.predictions",
     "find_rate": "thaw.workflow",
     "fine_tune": "thaw.finetune",

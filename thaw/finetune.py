@@ -102,7 +102,7 @@ def fine_tune(
             or ``PyDataset`` keeps its own order, its frozen part is computed in every epoch, and a resumed run starts
             it from its beginning; one that does not say how long it is is read once to count its batches. A generator,
             which can be read once, and data without an end are refused.
-        y: targets; ``None`` where ``x`` brings them. Default ``None``.
+        y: targets, or the name of their column where ``x`` is a table; ``None`` (default) where ``x`` brings them.
         sample_weight: ``(n,)`` weights in the loss. Default ``None``.
         class_weight: dict from class number to weight in the loss. Default ``None``.
         validation_data: ``(x, y)``, ``(x, y, sample_weight)``, a :class:`thaw.Dataset` or a stream. Default ``None``.
@@ -157,8 +157,10 @@ def fine_tune(
         raise ValueError(f"backup_dir={str(backup_dir)!r} is a file; expected a folder to save the run in.")
     if verbose not in ("auto", 0, 1, 2):
         raise ValueError(f'verbose={verbose!r}; expected "auto", 0, 1 or 2.')
-    train = as_dataset(x, y, sample_weight, name="training data", labelled=_takes_labels(model)).weighted(class_weight)
-    validation = as_validation(validation_data, labelled=_takes_labels(model))
+    train = as_dataset(x, y, sample_weight, name="training data", labelled=_takes_labels(model), model=model).weighted(
+        class_weight
+    )
+    validation = as_validation(validation_data, labelled=_takes_labels(model), model=model)
     for name, part in (("training", train), ("validation", validation)):
         if getattr(part, "read_once", False):
             raise ValueError(

@@ -57,9 +57,11 @@ def test_what_a_linear_layer_puts_out_is_said_by_its_loss():
     assert output_activation(keras.Sequential([keras.Input((4,)), layers.Softmax(), layers.Rescaling(2.0)])) == "other"
 
 
-def test_a_head_of_numbers_reads_the_last_layer():
-    with pytest.raises(ValueError, match='features="all" is for classes and labels'):
-        attach_head(images(), TASKS["number"], features="all")
+def test_a_wide_head_of_numbers_begins_at_their_mean():
+    model = attach_head(images(), TASKS["number"], features="all")
+    assert output_activation(model) == "rescaled"
+    predicted = model.predict(np.ones((2, 8, 8, 3), "float32"), verbose=0)
+    assert np.allclose(predicted, TASKS["number"].mean)
 
 
 def test_the_files_open_with_keras_alone(python, tmp_path):

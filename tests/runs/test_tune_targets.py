@@ -160,10 +160,18 @@ def test_the_task_file_says_it_all(priced, tagged):
         ({"label_smoothing": 0.1}, "label_smoothing is for classes"),
         ({"balance": "balanced"}, "balance is for classes"),
         ({"task": "ranking"}, "expected one of classification, multilabel, regression"),
-        ({"features": "all"}, 'features="all" is for classes and labels'),
     ],
 )
 def test_options_for_classes_are_refused_before_the_first_epoch(table, tmp_path, options, message):
     given = {"task": "regression", "label": "price", "model": net(), "plan": PLAN, "verbose": 0} | options
     with pytest.raises(ValueError, match=message):
         tune(table, tmp_path / "run", **given)
+
+
+def test_one_pass_of_numbers_reads_as_many_layers_as_it_needs(table, tmp_path):
+    options = {"task": "regression", "label": "price", "model": net(), "plan": "probe", "flips": "none", "verbose": 0}
+    run = tune(table, tmp_path / "run", **options)
+    assert [note for note in run.metrics["notes"] if "cross-validated squared error: last " in note]
+    wide = tune(table, tmp_path / "wide", features="all", **options)
+    for metrics in (run.metrics, wide.metrics):
+        assert metrics["rmse"]["value"] < 0.3 * metrics["baseline"]

@@ -42,8 +42,8 @@ def preflight(model, x=None, y=None, plan=None, *, validation_data=None, batch_s
         >>> [finding.code for finding in preflight(model)]
         ['logits']
     """
-    data = None if x is None else as_dataset(x, y)
-    validation = as_validation(validation_data)
+    data = None if x is None else as_dataset(x, y, model=model)
+    validation = as_validation(validation_data, model=model)
     stages = stages_of(model)
     if plan is not None and not model.compiled:
         raise ValueError(

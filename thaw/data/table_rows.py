@@ -191,6 +191,8 @@ def _columns_of(source: Any) -> dict[str, list]:
         columns = source.to_dict(as_series=False)
     elif library == "pyarrow" and hasattr(source, "to_pydict"):
         columns = source.to_pydict()
+    elif hasattr(type(source), "column_names") and hasattr(source, "to_dict"):  # of Hugging Face
+        columns = source.to_dict()
     else:
         raise ValueError(
             f"The table is a {type(source).__name__}; expected the path of a CSV, JSON lines or Parquet file, a pandas "

@@ -53,7 +53,7 @@ def predict_proba(model, x, *, batch_size=32, views=1, flips="horizontal"):
         [[0.5, 0.5]]
     """
     check_model(model)
-    dataset = as_dataset(x)
+    dataset = as_dataset(x, model=model)
     inputs, examples = dataset.inputs(batch_size), _example_count(dataset, batch_size)
     return batch_probabilities(model, inputs, examples=examples, views=views, flips=flips)
 
@@ -64,7 +64,7 @@ def predict_proba_with_labels(model, x, y=None, *, batch_size=32, runtime="auto"
     Args:
         model: as in :func:`predict_proba`.
         x: inputs, or a :class:`thaw.Dataset` or a stream with labels.
-        y: labels, one class for each example. Default ``None``: in ``x``.
+        y: labels, one class for each example, or the name of their column. Default ``None``: in ``x``.
         batch_size: examples in a batch; a stream keeps its own. Default 32.
         runtime: ``"auto"`` (default), or ``"tensorflow"`` for the same bits however many examples there are.
         views: as in :func:`predict_proba`.
@@ -110,7 +110,7 @@ def predict_with_targets(model, x, y, *, convert, batch_size, runtime="auto", vi
         ValueError: as in :func:`predict_proba_with_labels`.
     """
     check_model(model)
-    dataset = as_dataset(x, y, labelled=True)
+    dataset = as_dataset(x, y, labelled=True, model=model)
     labels = []
 
     def inputs():
@@ -134,7 +134,7 @@ def evaluate(
     Args:
         model: a ``keras.Model`` that ends in a softmax, in logits, or in one sigmoid unit; compiled or not.
         x: inputs, as :func:`thaw.as_dataset` takes them, or a :class:`thaw.Dataset` or a stream with labels.
-        y: labels, one class for each example. Default ``None``: in ``x``.
+        y: labels, one class for each example, or the name of their column. Default ``None``: in ``x``.
         labels: names of the classes in the order of their numbers. Default ``None``: ``"0"``, ``"1"`` …
         task: :class:`thaw.targets.MultiLabel` or :class:`thaw.targets.Regression`, whose targets are rows of numbers.
             Default ``None``: one class for each example.

@@ -77,8 +77,6 @@ def attach_head(backbone, task, *, features="last", dropout=None, pooling="avg",
     seed, task = as_seed(seed), task if isinstance(task, Task) else Classification.of(task)
     if features not in FEATURES:
         raise ValueError(f'features={features!r}; expected "last", "upper" or "all".')
-    if features != "last" and task.activation == "linear":
-        raise ValueError(f'features="{features}" is for classes and labels; of numbers a head reads "last".')
     if dropout is None:
         dropout = 0.2 if features == "last" else 0
     if not isinstance(as_number(dropout), (int, float)) or not 0 <= dropout < 1:

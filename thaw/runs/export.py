@@ -1,6 +1,7 @@
 """Export a model for serving."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def export_model(model, folder):
         raise FileExistsError(f"{folder} exists{' and is not empty' if folder.is_dir() else ''}; name another folder.")
     inputs = functional_graph(model).input
     inputs = inputs[0] if isinstance(inputs, (list, tuple)) and len(inputs) == 1 else inputs
-    signature = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype, name=t.name), inputs)
+    # The name of an input may hold what an endpoint's may not, such as that of a column with a space.
+    signature = keras.tree.map_structure(
+        lambda t: tf.TensorSpec(t.shape, t.dtype, name=re.sub(r"[^A-Za-z0-9_]", "_", t.name)), inputs
+    )
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serve", lambda x: model(x, training=False), input_signature=[signature])

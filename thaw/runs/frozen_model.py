@@ -45,7 +45,7 @@ def choose_features(features, plan, backbone, splits, work, callbacks, *, asked,
         saved = json.loads(record.read_text(encoding="utf-8"))
         if saved["asked"] == asked:
             return HeadChoice(saved["features"], notes=tuple(saved["notes"]))
-    solver, views = (plan[0].solver, plan[0].versions or None) if isinstance(plan, Plan) else ("lbfgs", None)
+    solver, views = (plan[0].solver, plan[0].versions or None) if isinstance(plan, Plan) else (None, None)
     train = splits.train.weighted(splits.class_weight)
     train = train if views else train.replace(augment=None)
     progress = {

@@ -38,6 +38,7 @@ def tune_joined(splits, folder, *, backbones, batch_size=32, seed=0, options=Non
     Raises:
         ValueError: as for :func:`thaw.tune`, or what :func:`thaw.transfer.joined_readout.compare_columns` refuses.
     """
+    from thaw.data.joined_columns import select_inputs
     from thaw.transfer.joined_readout import compare_columns
 
     folder = Path(folder)
@@ -47,7 +48,12 @@ def tune_joined(splits, folder, *, backbones, batch_size=32, seed=0, options=Non
         config = write_config(folder, options or {}, PLAN)
         comparison = compare_columns(splits, backbones, batch_size=batch_size, seed=seed, progress=progress)
         model = comparison.model
-        metrics = measure(model, splits, batch_size=batch_size, seed=seed)
+        read = {
+            name: select_inputs(part, list(model.input))
+            for name in ("validation", "test")
+            if (part := getattr(splits, name)) is not None
+        }
+        metrics = measure(model, dataclasses.replace(splits, **read), batch_size=batch_size, seed=seed)
         scores = [dataclasses.asdict(score) for score in comparison.scores]
         metrics["columns"] = [score | {"chosen": score["name"] == comparison.chosen} for score in scores]
         metrics["notes"] = [*splits.notes, *comparison.notes, *metrics["notes"]]

@@ -184,7 +184,7 @@ def predict_rows(model, given, source, labels, *, top=3, batch_size=32, task=Non
     good = [i for i in range(len(names)) if i not in bad]
     predictions = [{"row": name} | ({"error": bad[i]} if i in bad else {}) for i, name in enumerate(names)]
     if good:
-        rows = Dataset(x={name: part[good] for name, part in x.items()} if isinstance(x, dict) else x[good])
+        rows = Dataset(x=_rows(model, x, good))
         found = predict(model, rows, labels, top=top, batch_size=batch_size, task=task, spread=spread)
         for i, prediction in zip(good, found):
             predictions[i] |= prediction
@@ -228,10 +228,18 @@ def evaluate_rows(model, given, source, labels, *, batch_size=32, task=None, spr
         y = np.array([number[name] for name in classes])
     else:
         y = task.encode(take_rows(columns["target"], good))
-    dataset = Dataset(x={name: part[good] for name, part in x.items()} if isinstance(x, dict) else x[good], y=y)
+    dataset = Dataset(x=_rows(model, x, good), y=y)
     measured = None if kind == "classification" else task
     metrics = evaluate(model, dataset, labels=labels, task=measured, spread=spread, batch_size=batch_size)
     return metrics | {"rejected": {names[i]: bad[i] for i in sorted(bad)}}
+
+
+def _rows(model, x, rows):
+    """Return some rows of an array, or of the inputs that a model takes."""
+    if not isinstance(x, dict):
+        return x[rows]
+    names = model.input if isinstance(model.input, dict) else x
+    return {name: x[name][rows] for name in names}
 
 
 def _kind_of(task):

@@ -160,9 +160,10 @@ def tune_splits(
     if continues:
         features = "last"
     if task.activation == "linear":
-        features = "last" if features == "auto" else features
         plan = plan_for_numbers(plan)
         splits, held_out, told = hold_out(splits, seed)
+    if features == "auto" and not is_classes and not is_solved_alone(plan):
+        features = "last"  # no solved head stays beside a tuned model of labels or of numbers
     began = time.monotonic() if began is None else began
     train = splits.train.weighted(splits.class_weight)
     if reason := unsaveable_reason(source.backbone):

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = namespace(
         "calibrate": "thaw.transfer.calibration",
         "choose_blend": "thaw.transfer.blending",
         "choose_head": "thaw.transfer.head_choice",
+        "contrastive_tuning": "thaw.transfer.contrastive",
         "fit_temperature": "thaw.transfer.calibration",
         "h_score": "thaw.transfer.transferability",
         "learning_curve": "thaw.transfer.learning_curves",

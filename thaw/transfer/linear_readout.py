@@ -194,7 +194,8 @@ def cross_validate(
                 logits = found.setdefault(strength, np.empty((len(fold), data.outputs), np.float32))
                 logits[held_out] = coefficients.outputs(space.scores(coefficients.weights, held_out), data.outputs)
                 losses.append(data.comparable_loss(logits, held_out))
-                if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+                # One fold of few rows may rise by chance and fall again.
+                if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3] and losses[-1] > 1.05 * min(losses):
                     break
             reached = len(losses)
             if progress is not None:
