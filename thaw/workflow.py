@@ -15,18 +15,20 @@ from thaw._validation import as_number
 from thaw.models.loading import is_model_file
 from thaw.plan import Phase, Plan
 from thaw.runs.folder import MANIFEST, open_run, verify_run
+from thaw.runs.input_options import check_input_options
 from thaw.runs.open_data import (
-    check_input_options,
     default_model,
     find_input,
     open_any,  # noqa: F401  (the commands take it from here)
     open_continued,
     open_data,
     read_data,
+    said_by_run,
     show_notes,
 )
+from thaw.runs.plans import TABLE_BATCH, continued_plan, table_plan
 from thaw.runs.tune_options import check_options, require_data
-from thaw.runs.tuning import TABLE_BATCH, check_task, continued_plan, table_plan, tune_splits
+from thaw.runs.tuning import check_task, tune_splits
 
 LR_FINDER_STEPS, LR_FINDER_REPEATS = 100, 3
 
@@ -94,9 +96,9 @@ def tune(
             :func:`thaw.load_images`, :func:`thaw.load_text` or :func:`thaw.load_table`.
         folder: path of the run folder, new or empty.
         task: what is predicted: ``"classification"``, one class for each example; ``"multilabel"``, any number of
-            labels; or ``"regression"``, numbers. The last two need a table; advice, folds and a budget for forgetting
-            are for classes only. Defaults to ``None``: classes, numbers where the label of a table without images and
-            texts is one, or the task of the :class:`~thaw.data.splits.Splits`.
+            labels; or ``"regression"``, numbers. The last two need a table or arrays; advice, folds and a budget for
+            forgetting are for classes only. Defaults to ``None``: classes; numbers where the label of a table without
+            images and texts is one; or the task of the :class:`~thaw.data.splits.Splits`.
         label: column of the table with what is predicted, or a list of columns, as for :func:`thaw.load_images`; a text
             with commas names several. Defaults to ``None``: the column "label".
         text: column of the table with the texts to learn from, as for :func:`thaw.load_text`. Defaults to ``None``:
@@ -133,7 +135,8 @@ def tune(
         flips: augmentation by flipping: ``"horizontal"`` (default), ``"vertical"``, ``"both"`` or ``"none"``.
         rotation: augmentation by rotating, up to this fraction of a full turn. Defaults to 0.
         zoom: augmentation by zooming, up to this fraction. Defaults to 0.
-        max_bad: largest fraction of files that may be left out because they cannot be used. Defaults to 0.05.
+        max_bad: largest fraction of images or texts that may be left out because they cannot be used. Defaults to
+            0.05.
         l2_sp: strength of L2-SP in the phases that train the backbone; see :class:`thaw.Phase`. Defaults to none.
         retain: images of the source task, on which forgetting is measured: a folder or a CSV file. Defaults to
             ``None``: it is estimated on images of the target task.
@@ -185,18 +188,22 @@ def tune(
     options = {name: as_number(value) for name, value in arguments.items() if name not in not_options}
     options["weights"] = "none" if weights is None else weights
     for name in ("label", "columns", "numbers"):
-        if not (options[name] is None or isinstance(options[name], str)):
+        if not (options[name] is None or isinstance(options[name], (str, dict))):
             options[name] = ",".join(options[name])
-    check_task(task, options)
+    if from_run is not None:
+        options |= said_by_run(from_run, data, options)
+    check_task(options["task"], options)
     chosen = check_options(data, folder, options)
-    kind = find_input(data, text=text, columns=columns, image=image, numbers=numbers)
+    kind = find_input(data, text=options["text"], columns=columns, image=image, numbers=numbers)
     check_input_options(kind, options)
-    options["model"] = model = default_model(model, kind)
+    if kind == "joined" and callbacks:
+        raise ValueError("Several columns are joined under a solved head, which trains no epochs; leave callbacks out.")
+    options["model"] = model = model if from_run is not None else default_model(model, kind)
     options["batch_size"] = batch_size = batch_size or (TABLE_BATCH if kind == "table" else 32)
     if from_run is not None:
-        verify_run(from_run)
-        settings = {"epochs": epochs, "head_epochs": head_epochs, "learning_rate": learning_rate, "patience": patience}
-        chosen = continued_plan(chosen, kind, **settings)
+        is_table_plan = kind == "table" and chosen == "auto"
+        chosen = continued_plan(chosen, kind, epochs=epochs, learning_rate=learning_rate, patience=patience)
+        patience = None if is_table_plan else patience
     elif kind == "table" and chosen == "auto":
         chosen = table_plan(epochs=epochs, learning_rate=learning_rate, patience=patience)
         patience = None
@@ -443,7 +450,7 @@ def check(path, *, label=None, text=None, image_size=224, max_bad=0.05, progress
         Finding(name, "warning", f"{bad.path} {bad.reason}.", "It will be left out.") for bad in splits.rejected
     ]
     files = sum(map(len, splits.files.values())) + len(splits.rejected)
-    if len(splits.rejected) > max_bad * files:
+    if kind in ("image", "text", "joined") and len(splits.rejected) > max_bad * files:
         what = (
             f"{len(splits.rejected)} of {files} {'files' if kind == 'image' else 'rows'} are bad, more than the "
             f"{max_bad:.0%} that thaw tune accepts."

@@ -72,6 +72,10 @@ def test_tune_texts_from_a_table_predict_and_evaluate(texts, text_run, thaw, tmp
     code, _, err = thaw("predict", text_run.folder, "boks.csv")
     assert code == 2
     assert "boks.csv is no file" in err
+    code, out, err = thaw("predict", text_run.folder, tmp_path / "one.txt", tmp_path / "gone.txt", "--json")
+    assert code == 1
+    assert [("label" in row, "error" in row) for row in json.loads(out)] == [(True, False), (False, True)]
+    assert thaw("predict", text_run.folder, "new reviews.csv")[0] == 2
     code, out, _ = thaw("evaluate", text_run.folder, texts, "--json")
     assert json.loads(out)["accuracy"]["value"] == pytest.approx(right)
 
@@ -164,10 +168,31 @@ def test_the_model_of_a_table_takes_frames_and_says_which_column_is_missing(thaw
     found = open_run(tmp_path / "run").predict(frame[["size", "town"]][:3])
     assert [row["row"] for row in found] == ["the table, row 1", "the table, row 2", "the table, row 3"]
     assert found[0]["low"] < found[0]["prediction"] < found[0]["high"]
+    assert run.evaluate(frame)["rmse"]["value"] < run.metrics["baseline"] / 2
     with pytest.raises(ValueError, match="no column 'town'"):
         run.predict({"size": [1.0]})
     write(tmp_path / "new.csv", ["size", "town"], [[0.5, "Paris"]])  # a town that it has never seen
     assert len(run.predict(tmp_path / "new.csv")) == 1
+
+
+def test_the_kinds_of_columns_can_be_said(tmp_path):
+    from thaw import tune
+
+    rng = np.random.default_rng(0)
+    table = {"zip": rng.integers(0, 3, 90).tolist(), "size": rng.normal(size=90).tolist(), "junk": list(range(90))}
+    table["label"] = ["yes" if z == 1 else "no" for z in table["zip"]]
+    said = {"zip": "category", "junk": "ignored"}
+    run = tune(table, tmp_path / "run", columns=said, epochs=2, verbose=0)
+    assert [(column.name, column.kind) for column in run.input.columns] == [("zip", "category"), ("size", "number")]
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_texts_of_other_frames_are_texts(library):
+    frames = pytest.importorskip(library)
+    from thaw.runs.open_data import find_input
+
+    make = frames.table if library == "pyarrow" else frames.DataFrame
+    assert find_input(make({"text": ["a"], "label": ["b"]})) == "text"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def _renamed(argument):
 
 app = typer.Typer(
     name="thaw",
-    help="Fine-tune a pre-trained Keras model on your own images.\n\n"
+    help="Fine-tune a pre-trained Keras model on your own images or texts, or train one on a table.\n\n"
     "Begin with thaw tune IMAGES -o RUN, where IMAGES has a sub-folder for each class.",
     no_args_is_help=True,
     add_completion=True,

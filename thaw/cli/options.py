@@ -68,7 +68,8 @@ Data = Annotated[
 AnyData = Annotated[
     Path,
     typer.Argument(
-        help="A folder with a sub-folder of images or .txt files for each class, or a table (CSV, JSON lines, Parquet)."
+        help="A folder with a sub-folder of images or .txt files for each class; a table (CSV; of texts and numbers "
+        "also JSON lines and Parquet); or arrays (.npz)."
     ),
 ]
 Text = Annotated[str | None, typer.Option(help="Column of the table with the texts to learn from.")]

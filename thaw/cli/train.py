@@ -349,7 +349,14 @@ def predict(
     if opened.input is None:
         predictions = opened.predict(files, top=top, views=views)
     else:
-        predictions = [row for file in files for row in opened.predict(file, top=top, views=views)]
+        predictions = []
+        for file in files:
+            try:
+                predictions += opened.predict(file, top=top, views=views)
+            except (OSError, ValueError) as error:
+                if len(files) == 1:
+                    raise
+                predictions.append({"file": str(file), "error": str(error)})
     _report_views(opened, views, predictions)
     if as_json:
         print_json(predictions)

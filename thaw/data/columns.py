@@ -112,7 +112,7 @@ def load_table(
         if name is not None and name not in table:
             raise ValueError(
                 f"The table has no column {name!r} (it has: {shown_columns(table)}); name the one that holds the "
-                f"{argument}, {argument}=COLUMN (--{argument}) (--{argument})."
+                f"{argument}, {argument}=COLUMN."
             )
     known = [i for i, value in enumerate(table[label]) if value is not None]
     if not known:

@@ -20,6 +20,7 @@ from thaw.models.flat import open_model, unpack_single
 from thaw.models.heads import compile_classifier, task_of
 from thaw.models.linear_heads import linear_head
 from thaw.models.table_backbone import MIN_ROWS_OF_CATEGORY, table_backbone
+from thaw.models.weighted_means import averaged_tensors
 from thaw.tasks import Task, loss_name
 
 _KINDS = {"softmax": "one class of several", "sigmoid": "several labels at once", "linear": "numbers"}
@@ -184,6 +185,28 @@ def _positions(names, wanted):
 
 
 # ---- tables
+
+
+def last_of_blend(model):
+    """Return the last model of a blend, the tuned one in those of ``tune``; any other model as it is.
+
+    Args:
+        model: ``keras.Model``.
+
+    Example:
+        >>> import keras
+        >>> from thaw.models.continuation import last_of_blend
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+        >>> last_of_blend(model) is model
+        True
+    """
+    import keras
+
+    flat = open_model(model)
+    made_by = {id(tensor): node for node in graph_nodes(flat) or () for tensor in node.output_tensors}
+    node = made_by.get(id(flat.outputs[0]))
+    averaged = () if node is None else averaged_tensors(node, made_by)
+    return keras.Model(unpack_single(flat.input), averaged[-1], name=model.name) if averaged else model
 
 
 def continue_table(model, old_columns, new_splits, *, old_labels=None, seed=0):

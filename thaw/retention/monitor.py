@@ -14,8 +14,10 @@ from thaw.features.cached_predictor import CachedPredictor
 from thaw.features.predictions import batch_probabilities
 from thaw.features.similarity import MIN_BATCH_SIZE, agreement, stage_cka, stage_grams
 from thaw.metrics.intervals import Estimate, binomial_interval, bootstrap
+from thaw.models.heads import task_of
 from thaw.models.stages import HEAD
 from thaw.retention.budget import PATH_ALPHAS, enforce_budget, is_inside
+from thaw.targets import Regression
 from thaw.tasks import class_numbers
 
 MAX_MONITORED_EXAMPLES = 1000
@@ -371,6 +373,14 @@ class ForgettingMonitor:
             self.notes.append(
                 f"What is forgotten was not measured: {source.backbone.name} came without its original head."
             )
+            return
+        if isinstance(task_of(source.model), Regression):
+            if is_required:
+                raise ValueError(
+                    f"{source.model.name} predicts numbers, and what is forgotten is measured for classes; leave out "
+                    "the images of the source task and the budget."
+                )
+            self.notes.append(f"What is forgotten was not measured: {source.model.name} predicts numbers.")
             return
         self._predictor = CachedPredictor(source.model, self.examples, batch_size=self.batch_size)
         score = "accuracy" if source.labelled else "agreement"

@@ -345,8 +345,8 @@ class Run:
 
         Args:
             data: a folder ``class/image`` or a CSV file ``image,label``, all of whose splits are used; or a
-                :class:`thaw.Dataset`, or an array of pixels with ``y``. Defaults to ``None``: return the metrics that
-                were measured at the end of the run.
+                :class:`thaw.Dataset`, or an array of pixels with ``y``; for texts and tables a labelled table or frame.
+                Defaults to ``None``: return the metrics that were measured at the end of the run.
             y: ``(n,)`` class numbers of an array.
             batch_size: images in a batch. Defaults to 32.
             progress: function of (files done, files in all, text), called while files are read. Defaults to none.
@@ -373,7 +373,8 @@ class Run:
                     f"views={views}, and the metrics at the end of the run are of one view; give the images to measure."
                 )
             return self.metrics
-        if isinstance(data, (str, os.PathLike)):
+        is_read = self.input is not None and y is None and not hasattr(data, "ordered")  # as predict reads it
+        if isinstance(data, (str, os.PathLike)) or is_read:
             from thaw.runs.predictor import evaluate_files, evaluate_rows
 
             options["label"] = self.config.get("label")
@@ -382,7 +383,8 @@ class Run:
             else:
                 metrics = evaluate_files(self.model, data, self.labels, progress=progress, **options)
             own = self.config.get("data")
-            if own is not None and (self.folder / own).resolve() == Path(data).resolve():
+            is_path = isinstance(data, (str, os.PathLike))
+            if own is not None and is_path and (self.folder / own).resolve() == Path(data).resolve():
                 metrics["notes"].append(
                     f"The run was trained on examples of {data}, and those it has seen make these metrics too good; "
                     "for the metrics of held-out ones, evaluate the run without naming any."

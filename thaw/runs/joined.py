@@ -70,7 +70,17 @@ def tune_joined(splits, folder, *, backbones, batch_size=32, seed=0, options=Non
             metrics=metrics,
             about={"seed": seed, "data_sha256": splits.digest},
             config=config,
-            files=input_files(splits),
+            files=input_files(_as_read(splits, set(model.input))),
         )
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return model, metrics, comparison
+
+
+def _as_read(splits, inputs):
+    """Return the splits without the columns that the chosen model does not read: predictions need none of them."""
+    return dataclasses.replace(
+        splits,
+        image=splits.image if "image" in inputs else None,
+        text=splits.text if "text" in inputs else None,
+        columns=tuple(column for column in splits.columns if set(column.inputs) & inputs),
+    )

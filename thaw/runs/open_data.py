@@ -6,64 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-INPUTS = ("image", "text", "table", "array", "joined")
-SAID = {
-    "image": "images",
-    "text": "texts",
-    "table": "a table",
-    "array": "arrays",
-    "joined": "several columns of a table",
-}
-# Options that say something about one kind of input, with the value that says nothing.
-OWN_OPTIONS = {
-    "image": {
-        "image_size": None,
-        "preprocessing": "auto",
-        "flips": "horizontal",
-        "rotation": 0.0,
-        "zoom": 0.0,
-        "retain": None,
-    },
-    "text": {"text": None, "max_length": 128},
-    "table": {"columns": None},
-    "array": {},
-    "joined": {"image": None, "numbers": None},
-}
-# Options of one kind that have a use for several columns together too.
-_ALSO_JOINED = ("image_size", "text", "max_length")
+from thaw.runs.input_options import LOADER_OPTIONS, SAID, check_input_options
+
 MAX_REJECTED_SHOWN = 10
-# Options that each loader takes as they are.
-_READ = {
-    "image": ("seed", "balance", "group", "time", "task", "max_bad"),
-    "text": ("seed", "balance", "group", "task", "max_bad", "text", "max_length", "tokenizer"),
-    "table": ("seed", "balance", "group", "time", "task"),
-    "array": ("seed", "balance", "task"),
-    "joined": ("seed", "balance", "group", "max_bad", "image", "text", "numbers", "image_size", "max_length"),
-}
-# Several columns are joined under a solved head: no backbone is trained, and what is predicted are classes.
-NOT_FOR_JOINED = {
-    **dict.fromkeys(("folds", "max_forgetting", "soup", "head_epochs", "epochs", "learning_rate", "l2_sp"), None),
-    **dict.fromkeys(("minutes", "task", "patience", "monitor", "from_run"), None),
-    **dict.fromkeys(("features", "model", "plan"), "auto"),
-    "label_smoothing": 0.0,
-    "weights": "imagenet",
-}
-# Options that an earlier run says, or has no use for, with the value that says nothing.
-_UNSAID = {
-    **dict.fromkeys(("model", "preprocessing", "features"), "auto"),
-    **dict.fromkeys(("image_size", "columns", "folds", "minutes"), None),
-    "weights": "imagenet",
-}
-NOT_FOR_TABLES = {
-    "folds": None,
-    "max_forgetting": None,
-    "soup": None,
-    "head_epochs": None,
-    "l2_sp": None,
-    "minutes": None,
-    "label_smoothing": 0.0,
-    "weights": "imagenet",
-}
 
 
 def find_input(data, *, text=None, columns=None, image=None, numbers=None):
@@ -89,8 +34,10 @@ def find_input(data, *, text=None, columns=None, image=None, numbers=None):
     """
     from thaw.data.arrays import ARRAY_SUFFIXES, ArraySplits
     from thaw.data.columns import TableSplits
+    from thaw.data.frames import table_columns
     from thaw.data.joined_columns import JoinedSplits
     from thaw.data.splits import Splits
+    from thaw.data.tables import positions_of
     from thaw.data.text import TextSplits
     from thaw.data.text_files import text_column
 
@@ -116,7 +63,10 @@ def find_input(data, *, text=None, columns=None, image=None, numbers=None):
     if text is not None or columns is not None:
         return "table" if text is None else "text"
     if not is_path:
-        return "text" if text_column(list(map(str, data))) else "table"
+        names = list(map(str, data)) if isinstance(data, dict) else list(map(str, table_columns(data) or ()))
+        if positions_of("image", names) and text is None:
+            raise ValueError("The table has a column of images; write it to a CSV file, and give its path.")
+        return "text" if text_column(names) else "table"
     return _in_folder(Path(data)) if Path(data).is_dir() else _in_file(Path(data))
 
 
@@ -143,74 +93,40 @@ def _in_file(path):
         return "image"  # which says what is expected
     rows = first_rows(path)
     names = rows[0] if rows else []
-    if len(names) < 2 or positions_of("image", names):
+    is_csv = path.suffix.lower() in CSV_SUFFIXES
+    if positions_of("image", names) or any(suffix_of(cell) in IMAGE_SUFFIXES for row in rows for cell in row):
+        if not is_csv:
+            raise ValueError(f"{path} lists images; write it as a CSV file with the columns image and label.")
         return "image"
-    if any(suffix_of(cell) in IMAGE_SUFFIXES for row in rows for cell in row):
+    if len(names) < 2 and is_csv:
         return "image"
     return "text" if text_column(names) else "table"
+
+
+def said_by_run(run, data, options):
+    """Return what an earlier run says of the same kind of data, where it is not said again: label, text and task.
+
+    Args:
+        run: path of the run folder.
+        data: as for :func:`thaw.tune`.
+        options: dict of the arguments of :func:`thaw.tune`.
+
+    Returns:
+        A dict.
+    """
+    from thaw.runs.folder import open_run
+
+    config = open_run(run).config
+    is_folder = isinstance(data, (str, os.PathLike)) and Path(data).is_dir()
+    asked = (options.get("columns"), options.get("image"), options.get("numbers")) != (None, None, None)
+    names = [] if is_folder else ["label", "task", *([] if asked else ["text"])]
+    return {name: config[name] for name in names if options.get(name) is None and name in config}
 
 
 def default_model(model, kind):
     """Return the model that was asked for; of ``"auto"`` the one for images or texts."""
     is_auto = isinstance(model, str) and model == "auto"
     return {"image": "efficientnet_lite0", "text": "minilm"}.get(kind, model) if is_auto else model
-
-
-def check_input_options(kind, options):
-    """Refuse options that are about another kind of input than the data hold.
-
-    Args:
-        kind: what :func:`find_input` returns.
-        options: dict of the arguments of :func:`thaw.tune`.
-
-    Raises:
-        ValueError: such an option is given, or one that a table has no use for.
-
-    Example:
-        >>> from thaw.runs.open_data import check_input_options
-        >>> check_input_options("text", {"flips": "both"})
-        Traceback (most recent call last):
-        ValueError: flips='both' is for images, and the data are texts; leave it out.
-    """
-    for other in INPUTS:
-        for name, default in OWN_OPTIONS[other].items() if other != kind else ():
-            if kind == "joined" and name in _ALSO_JOINED:
-                continue
-            if options.get(name, default) != default:
-                raise ValueError(
-                    f"{name}={options[name]!r} is for {SAID[other]}, and the data are {SAID[kind]}; leave it out."
-                )
-    for name in ("group", "time"):
-        if options.get(name) is not None and name not in _READ[kind]:
-            raise ValueError(f"{name} names a column of a table, and the data are {SAID[kind]}; leave it out.")
-    if options.get("from_run") is not None:
-        for name in _UNSAID:
-            if options.get(name, _UNSAID[name]) != _UNSAID[name]:
-                raise ValueError(f"{name} was given, and the earlier run says it, or has no use for it; leave it out.")
-    elif kind == "array" and options.get("model", "auto") == "auto":
-        raise ValueError("Arrays have no model of their own; name one that takes them: --model FILE, model= in Python.")
-    if kind == "joined":
-        for name, default in NOT_FOR_JOINED.items():
-            if options.get(name, default) != default:
-                raise ValueError(
-                    f"{name} is for one kind of input; several columns are joined under a solved head, leave it out."
-                )
-    if kind != "table":
-        return
-    if options.get("task") == "multilabel":
-        raise ValueError("The rows of a table have one class or one number each; leave task='multilabel' out.")
-    for name, default in NOT_FOR_TABLES.items():
-        if options.get(name, default) != default:
-            raise ValueError(
-                f"{name} is for pre-trained models, and that of a table starts from random weights; leave it out."
-            )
-    if options.get("model", "auto") != "auto":
-        raise ValueError(f"model={options['model']!r}; a table has a model of its own, leave it out.")
-    if isinstance(plan := options.get("plan"), str) and plan in ("probe", "probe_then_tune", "gradual", "full"):
-        raise ValueError(
-            f"plan={plan!r} is for pre-trained models, and that of a table starts from random weights; expected auto "
-            "or a .toml file."
-        )
 
 
 def open_data(data, kind, options, progress=None):
@@ -390,18 +306,20 @@ def read_data(data, kind, options, size=None, progress=None):
     if isinstance(data, Splits):
         return data
     if kind == "array":
-        return load_arrays(data, **{name: options[name] for name in _READ[kind] if options.get(name) is not None})
+        return load_arrays(
+            data, **{name: options[name] for name in LOADER_OPTIONS[kind] if options.get(name) is not None}
+        )
     label, columns = label_columns(options.get("label")), options.get("columns")
-    common = {name: options[name] for name in _READ[kind] if options.get(name) is not None}
+    common = {name: options[name] for name in LOADER_OPTIONS[kind] if options.get(name) is not None}
     if kind == "image":
         size = {} if size is None else {"image_size": size}
         return load_images(data, label=label, **size, progress=progress, **common)
     if kind == "text":
         return load_text(data, label=label, length=size, **common)
+    if isinstance(label, list):
+        raise ValueError(f"label={label} names several columns; the rows of a table have one class or one number.")
     if kind == "joined":
         return load_columns(data, label=label or "label", progress=progress, **common)
-    if isinstance(label, list):
-        raise ValueError(f"label={label} names several columns, and the rows of a table have one class or one number.")
     columns = [name.strip() for name in columns.split(",")] if isinstance(columns, str) else columns
     return load_table(data, label=label or "label", columns=columns, **common)
 
@@ -424,7 +342,7 @@ def open_continued(data, kind, options, progress=None):
         ValueError: it takes other inputs, predicts something else, or has no head to go on with.
     """
     from thaw.models.backbone import input_size
-    from thaw.models.continuation import continue_head, continue_table
+    from thaw.models.continuation import continue_head, continue_table, last_of_blend
     from thaw.retention.source_tasks import SourceTask
     from thaw.runs.folder import open_run
     from thaw.runs.row_inputs import TOKENIZER
@@ -448,7 +366,7 @@ def open_continued(data, kind, options, progress=None):
         splits = read_data(data, kind, options)
         check_input_shape(whole, splits.train.x)
     try:
-        model = continue_head(whole, run.task, splits.task)
+        model = continue_head(last_of_blend(whole), run.task, splits.task)
     except ValueError as error:
         raise ValueError(
             f"{run.folder} cannot go on: {error} To put a new head on it, give -m FILE instead."

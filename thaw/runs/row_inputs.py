@@ -101,14 +101,15 @@ class TextInput:
             FileNotFoundError: there is no such file.
             ValueError: it cannot be read, or has no such column.
         """
-        from thaw.data.table_rows import read_rows
+        from thaw.data.table_rows import CSV_SUFFIXES, JSON_SUFFIXES, PARQUET_SUFFIXES, read_rows
         from thaw.data.tables import read_text
         from thaw.data.text_files import text_column
 
         if isinstance(source, (list, tuple)):
             return [f"text {i + 1}" for i in range(len(source))], list(source)
         is_path = isinstance(source, (str, os.PathLike))
-        if is_path and len(str(source).split()) > 1 and not _is_file(source):
+        is_named = is_path and Path(source).suffix.lower() in (*CSV_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES)
+        if is_path and not is_named and len(str(source).split()) > 1 and not _is_file(source):
             return [str(source)], [str(source)]
         if is_path and Path(source).suffix.lower() == ".txt":
             if not Path(source).is_file():
@@ -206,13 +207,14 @@ class JoinedInput:
 
     def read(self, source: Any) -> tuple[list[str], dict[str, list]]:
         """Read the rows of a table, as :meth:`TableInput.read` does; paths of images are found beside a file."""
+        from thaw.data.image_paths import find_images
+
         names, rows = TableInput(self.columns).read(source)
-        folder = Path(source).parent if isinstance(source, (str, os.PathLike)) else Path()
-        if self.image in rows:
-            rows[self.image] = [
-                cell if cell is None or not (folder / str(cell)).exists() else str(folder / str(cell))
-                for cell in rows[self.image]
-            ]
+        if self.image in rows and isinstance(source, (str, os.PathLike)):
+            known = [i for i, cell in enumerate(rows[self.image]) if cell is not None]
+            found = find_images(Path(source), [str(rows[self.image][i]) for i in known])[0] if known else []
+            for i, path in zip(known, found, strict=True):
+                rows[self.image][i] = os.path.abspath(path)
         return names, rows
 
     def encode(self, rows: dict[str, list]) -> tuple[Any, dict[int, str]]:

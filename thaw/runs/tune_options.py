@@ -13,6 +13,9 @@ from thaw.plan import as_plan, read_plan
 from thaw.runs.folder import refuse_finished
 from thaw.runs.tuning import check_optimizer
 
+# Options about how data are read, with the value that says nothing.
+_OF_SPLITS = {"group": None, "time": None, "max_bad": 0.05, "max_length": 128}
+
 
 def check_options(data, folder, options):
     """Find mistakes in the options of :func:`tune` before Keras is imported and images are read.
@@ -53,9 +56,16 @@ def check_options(data, folder, options):
     if isinstance(model, (str, os.PathLike)) and is_model_file(model):
         model_format(Path(model))  # raises for what is no model file
     refuse_finished(folder)
-    is_open = not isinstance(data, (str, os.PathLike)) and hasattr(data, "train")
+    is_open = False
+    if not isinstance(data, (str, os.PathLike)):  # a path needs nothing more imported
+        from thaw.data.splits import Splits
+
+        is_open = isinstance(data, Splits)
     if is_open and (options.get("task"), options.get("label")) != (None, None):
         raise ValueError("The Splits say what is predicted; leave task and label out, or give the data's path.")
+    given = [n for n, default in _OF_SPLITS.items() if options.get(n, default) != default] if is_open else []
+    if given:
+        raise ValueError(f"The Splits are read already; leave {given[0]} out, or give the data's path.")
     if options["balance"] != "auto" and is_open:
         raise ValueError("The Splits say what is done about their classes; leave balance out, or give the data's path.")
     if options["soup"] is not None:

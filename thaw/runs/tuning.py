@@ -9,10 +9,11 @@ from pathlib import Path
 
 from thaw._files import lock_run, to_json, write_atomically, write_text
 from thaw._keras import compile_settings
-from thaw.plan import Phase, Plan, is_plan_file
+from thaw.plan import Plan, is_plan_file
 from thaw.runs.config import write_config
 from thaw.runs.folder import UNFINISHED, refuse_finished, write_run
 from thaw.runs.frozen_model import adjust_for_classes, choose_features, solve_frozen
+from thaw.runs.plans import continued_plan, is_solved_alone, may_blend, plan_for_numbers
 from thaw.runs.resolved_plan import RECORD, default_plan, resolve_plan, scaled_plan
 from thaw.runs.results import compared_with_trees, measure, measure_targets, quarantine
 from thaw.runs.row_inputs import input_files
@@ -20,7 +21,6 @@ from thaw.runs.task_file import decide_by_held_out, hold_out
 from thaw.runs.time_limit import advice_minutes, plan_in_time
 
 OPTIMIZERS = ("adamw", "adam", "nadam", "adamax", "adafactor", "adagrad", "adadelta", "rmsprop", "sgd", "lion")
-TABLE_EPOCHS, TABLE_RATE, TABLE_PATIENCE, TABLE_BATCH = 100, 2e-3, 20, 64
 
 
 def check_optimizer(name, clip_norm):
@@ -177,7 +177,8 @@ def tune_splits(
         read = "last" if features == "auto" else features
         built = {"seed": seed, "is_ensemble": is_table}
         if continues:
-            model.compile(**compile_settings(model) | {"optimizer": _build_optimizer(*optimizer)})
+            own = {} if is_table else {"loss": task.loss}  # with its label smoothing
+            model.compile(**compile_settings(model) | own | {"optimizer": _build_optimizer(*optimizer)})
         else:
             model = build_model(source.backbone, task, optimizer, features=read, **built)
         is_measured = source.examples is not None or source.max_forgetting is not None
@@ -197,7 +198,7 @@ def tune_splits(
         forgetting = ForgettingMonitor(source, model, splits, work, monitor=decides[0], mode=decides[1], **sizes)
         if resolved is None:
             settings = {"advice": advice, "minutes": minutes, "began": began, "patience": patience, "soup": soup}
-            settings["task"] = task
+            settings |= {"task": task, "continues": continues}
             data = train, splits.validation
             resolved = _resolve(plan, model, data, source, work, callbacks, options, asked=asked, **settings, **sizes)
         plan = resolved.plan
@@ -340,7 +341,23 @@ def asked_of(model, plan, splits, *, batch_size, seed):
 
 
 def _resolve(
-    plan, model, data, source, work, callbacks, options, *, asked, task, advice, minutes, began, patience, soup, **sizes
+    plan,
+    model,
+    data,
+    source,
+    work,
+    callbacks,
+    options,
+    *,
+    asked,
+    task,
+    continues,
+    advice,
+    minutes,
+    began,
+    patience,
+    soup,
+    **sizes,
 ):
     """Return the plan that is trained: advised, scaled for the optimizer, and shortened to end in time."""
     from thaw.training.callbacks import notify
@@ -350,7 +367,9 @@ def _resolve(
     if minutes is not None:
         advice["minutes"] = advice_minutes(minutes)
     settings = advice_settings(advice, source.max_forgetting, **sizes)
-    if plan == "auto" and task.activation != "softmax":
+    if plan == "auto" and continues:
+        plan = continued_plan(default_plan(model, settings), "image")
+    elif plan == "auto" and task.activation != "softmax":
         plan = default_plan(model, settings)
         plan = plan_for_numbers(plan) if task.activation == "linear" else plan
         notes.append("Advice compares plans for classes only: the plan is probe_then_tune.")
@@ -410,75 +429,6 @@ def calibrated(model, validation, *, batch_size, seed):
     except CannotCalibrate as reason:
         return [f"The probabilities are not calibrated: {reason}"]
     return [str(calibration)] if calibration.temperature != 1 else []
-
-
-def plan_for_numbers(plan):
-    """Return a plan whose solved heads are ridge regressions: what the solvers of classes are for numbers.
-
-    Args:
-        plan: a :class:`thaw.Plan`, or ``"auto"``.
-
-    Example:
-        >>> from thaw import Plan
-        >>> from thaw.runs.tuning import plan_for_numbers
-        >>> plan_for_numbers(Plan.named("probe"))[0].solver
-        'ridge'
-    """
-    if not isinstance(plan, Plan):
-        return plan
-    return Plan(dataclasses.replace(phase, solver="ridge") if phase.solves else phase for phase in plan)
-
-
-def table_plan(*, epochs=None, learning_rate=None, patience=None):
-    """Return the plan by which a model for a table is trained from random weights.
-
-    Args:
-        epochs: epochs at most. Default ``None``: 100.
-        learning_rate: peak rate. Default ``None``: 0.002.
-        patience: epochs without a better validation score. Default ``None``: 20.
-
-    Example:
-        >>> from thaw.runs.tuning import table_plan
-        >>> table_plan(epochs=5).epochs
-        5
-    """
-    settings = {"epochs": epochs or TABLE_EPOCHS, "learning_rate": learning_rate or TABLE_RATE}
-    return Plan([Phase(name="all", **settings, patience=TABLE_PATIENCE if patience is None else patience)])
-
-
-def continued_plan(plan, kind, *, epochs=None, head_epochs=None, learning_rate=None, patience=None):
-    """Return a plan for a model that goes on: without solvers, which would begin with another head.
-
-    Args:
-        plan: a :class:`thaw.Plan`, or ``"auto"``: for a table one phase at a quarter of the rate of
-            :func:`table_plan`, else the plan ``probe_then_tune``.
-        kind: as :func:`thaw.runs.open_data.find_input` returns it.
-        epochs: as for :func:`thaw.tune`.
-        head_epochs: as for :func:`thaw.tune`.
-        learning_rate: as for :func:`thaw.tune`.
-        patience: as for :func:`thaw.tune`.
-
-    Example:
-        >>> from thaw.runs.tuning import continued_plan
-        >>> [phase.solves for phase in continued_plan("auto", "image")]
-        [False, False]
-    """
-    if isinstance(plan, Plan):
-        return Plan(dataclasses.replace(phase, solver="gradient") for phase in plan)
-    if kind == "table":
-        return table_plan(epochs=epochs, learning_rate=learning_rate or TABLE_RATE / 4, patience=patience)
-    plan = Plan.named("probe_then_tune", epochs=epochs, head_epochs=head_epochs, learning_rate=learning_rate)
-    return continued_plan(plan, kind)
-
-
-def may_blend(plan):
-    """Say whether a plan may solve for the head first, and then train more."""
-    return not isinstance(plan, Plan) or (plan[0].solves and len(plan) > 1)
-
-
-def is_solved_alone(plan):
-    """Say whether a plan solves for the head and trains nothing."""
-    return isinstance(plan, Plan) and len(plan) == 1 and plan[0].solves
 
 
 def _check_monitor(model, monitor, mode, more, callbacks):
