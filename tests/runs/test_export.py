@@ -80,6 +80,15 @@ def test_several_inputs(structure, tmp_path):
     np.testing.assert_allclose(served(tmp_path / "served", x)[0], model(x), atol=1e-6)
 
 
+def test_inputs_with_any_name_have_an_endpoint_each(tmp_path):
+    names = ["size 1", "size-1", "größe (missing)"]
+    entries = {name: keras.Input((1,), name=name) for name in names}
+    model = keras.Model(entries, keras.layers.Concatenate()(list(entries.values())))
+    export_model(model, tmp_path / "served")
+    x = {name: np.array([[float(i)]], "float32") for i, name in enumerate(names)}
+    np.testing.assert_array_equal(tf.saved_model.load(tmp_path / "served").serve(x), [[0, 1, 2]])
+
+
 def test_subclassed(tmp_path):
     class Own(keras.Model):
         def call(self, x):

@@ -133,7 +133,7 @@ def load_table(
     if numeric:
         given["target"] = [(value,) for value in labels]
     if split is not None:
-        given["split"] = _given_splits(table[split], split)
+        given["split"] = given_splits(table[split], split)
     if group is not None:
         given["group"] = [None if value is None else category_text(value) for value in table[group]]
     if time is not None:
@@ -269,7 +269,16 @@ def _row_keys(table, kinds) -> list[str]:
     return [hashlib.sha256("\0".join(map(category_text, row)).encode()).hexdigest() for row in rows]
 
 
-def _given_splits(values, column) -> list[str]:
+def given_splits(values: list, column: str) -> list[str]:
+    """Return "train", "validation" or "test" for each cell of a column.
+
+    Args:
+        values: plain values.
+        column: its name, for the error.
+
+    Raises:
+        ValueError: a cell holds anything else.
+    """
     names = [SPLIT_NAMES.get(str(value).lower()) for value in values]
     if None in names:
         value = values[names.index(None)]

@@ -14,11 +14,12 @@ import numpy as np
 
 from thaw._validation import as_seed
 from thaw.data.column_kinds import IGNORED, KINDS, Column, category_text, describe_column, encode_columns, find_kind
+from thaw.data.columns import given_splits
 from thaw.data.dataset import Dataset
 from thaw.data.image_checks import check_images, near_duplicates
 from thaw.data.image_decoding import cache_decoded, decode, load_decoded
 from thaw.data.image_paths import find_images
-from thaw.data.splits import FRACTIONS, SPLIT_NAMES, SPLITS, Splits, connected_groups, holds_splits
+from thaw.data.splits import FRACTIONS, SPLITS, Splits, connected_groups, holds_splits
 from thaw.data.splitting import check_split_arguments, split_examples
 from thaw.data.table_rows import read_rows
 from thaw.data.text import LENGTHS, encode_texts, load_tokenizer
@@ -153,7 +154,7 @@ def load_columns(
             row.append(key)
     given: dict[str, list] = {"label": labels}
     if split is not None:
-        given["split"] = _given_splits(table[split], split)
+        given["split"] = given_splits(table[split], split)
     if group is not None:
         given["group"] = [None if value is None else category_text(value) for value in table[group]]
     divided = split_examples(
@@ -361,14 +362,6 @@ def _find_kinds(table, kinds, known, notes) -> dict[str, str]:
     if twice := [name for name, count in counts.items() if count > 1]:
         raise ValueError(f"Two inputs of the model would be {twice[0]!r}; give this column another name.")
     return found
-
-
-def _given_splits(values, column) -> list[str]:
-    names = [SPLIT_NAMES.get(str(value).lower()) for value in values]
-    if None in names:
-        value = values[names.index(None)]
-        raise ValueError(f"The column {column!r} holds {value!r}; expected train, validation or test in every row.")
-    return names
 
 
 def _read_images(source, cells, column, image_size, cache_dir, progress):

@@ -47,10 +47,17 @@ def export_model(model, folder):
         raise FileExistsError(f"{folder} exists{' and is not empty' if folder.is_dir() else ''}; name another folder.")
     inputs = functional_graph(model).input
     inputs = inputs[0] if isinstance(inputs, (list, tuple)) and len(inputs) == 1 else inputs
-    # The name of an input may hold what an endpoint's may not, such as that of a column with a space.
-    signature = keras.tree.map_structure(
-        lambda t: tf.TensorSpec(t.shape, t.dtype, name=re.sub(r"[^A-Za-z0-9_]", "_", t.name)), inputs
-    )
+    taken = set()
+
+    def spec(tensor):
+        # The name of an input may hold what an endpoint's may not, such as that of a column with a space.
+        name = plain = re.sub(r"[^A-Za-z0-9_]", "_", tensor.name)
+        while name in taken:  # "size 1" and "size-1"
+            name = f"{plain}_{len(taken)}"
+        taken.add(name)
+        return tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+
+    signature = keras.tree.map_structure(spec, inputs)
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serve", lambda x: model(x, training=False), input_signature=[signature])

@@ -177,17 +177,23 @@ def predict_rows(model, given, source, labels, *, top=3, batch_size=32, task=Non
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, or lacks a column.
     """
+    from thaw.runs.row_inputs import take_rows
+
     names, values = given.read(source)
-    if not names:
-        return []
-    x, bad = given.encode(values)
-    good = [i for i in range(len(names)) if i not in bad]
-    predictions = [{"row": name} | ({"error": bad[i]} if i in bad else {}) for i, name in enumerate(names)]
-    if good:
-        rows = Dataset(x=_rows(model, x, good))
-        found = predict(model, rows, labels, top=top, batch_size=batch_size, task=task, spread=spread)
-        for i, prediction in zip(good, found):
-            predictions[i] |= prediction
+    predictions = []
+    # Decoded images are large, texts and numbers are not.
+    block = BATCHES_IN_MEMORY * batch_size if given.kind == "joined" else max(1, len(names))
+    for begin in range(0, len(names), block):
+        part = range(begin, min(begin + block, len(names)))
+        x, bad = given.encode(values if len(part) == len(names) else take_rows(values, part))
+        good = [i for i in range(len(part)) if i not in bad]
+        rows = [{"row": names[begin + i]} | ({"error": bad[i]} if i in bad else {}) for i in range(len(part))]
+        if good:
+            dataset = Dataset(x=_rows(model, x, good))
+            found = predict(model, dataset, labels, top=top, batch_size=batch_size, task=task, spread=spread)
+            for i, prediction in zip(good, found):
+                rows[i] |= prediction
+        predictions += rows
     return predictions
 
 
