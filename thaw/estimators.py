@@ -28,10 +28,11 @@ from thaw.data.sklearn_inputs import (
     tokenized,
 )
 from thaw.plan import Phase, Plan, as_plan
+from thaw.runs.plans import TABLE_BATCH, TABLE_EPOCHS, TABLE_RATE, plan_for_numbers
 
 NOUNS = {"table": "a table", "text": "texts", "image": "images"}
 # Epochs, learning rate of what is trained by gradient descent, and rows in a batch.
-TRAINING = {"table": (100, 2e-3, 64), "text": (4, 1e-4, 32), "image": (12, 5e-4, 32)}
+TRAINING = {"table": (TABLE_EPOCHS, TABLE_RATE, TABLE_BATCH), "text": (4, 1e-4, 32), "image": (12, 5e-4, 32)}
 
 
 class _Estimator(BaseEstimator):
@@ -281,8 +282,6 @@ class _Estimator(BaseEstimator):
         return encode_texts(self._tokenizer, rows, self._length) if kind == "text" else rows
 
     def _training_plan(self, kind, numeric):
-        from thaw.runs.tuning import plan_for_numbers
-
         stages, (epochs, rate, _) = as_int("tune_stages", self.tune_stages), TRAINING[kind]
         epochs = epochs if self.epochs is None else self.epochs
         rate = rate if self.learning_rate is None else self.learning_rate
@@ -294,6 +293,7 @@ class _Estimator(BaseEstimator):
         if self.plan is not None:
             plan = as_plan(self.plan)
         elif kind == "table":
+            # Without patience there is no end before the last epoch, which table_plan does not offer.
             plan = Plan([Phase(name="all", epochs=epochs, learning_rate=rate, patience=self.patience)])
         elif not stages:
             plan = Plan.named("probe")

@@ -19,7 +19,6 @@ from thaw.runs.input_options import check_input_options
 from thaw.runs.open_data import (
     default_model,
     find_input,
-    open_any,  # noqa: F401  (the commands take it from here)
     open_continued,
     open_data,
     read_data,
@@ -190,8 +189,9 @@ def tune(
     for name in ("label", "columns", "numbers"):
         if not (options[name] is None or isinstance(options[name], (str, dict))):
             options[name] = ",".join(options[name])
-    if from_run is not None:
-        options |= said_by_run(from_run, data, options)
+    earlier = None if from_run is None else open_run(from_run)
+    if earlier is not None:
+        options |= said_by_run(earlier, data, options)
     check_task(options["task"], options)
     chosen = check_options(data, folder, options)
     kind = find_input(data, text=options["text"], columns=columns, image=image, numbers=numbers)
@@ -227,7 +227,7 @@ def tune(
             if from_run is None:
                 source, splits, going_on = *open_data(data, kind, options, progress), {}
             else:
-                source, splits, continued = open_continued(data, kind, options, progress)
+                source, splits, continued = open_continued(earlier, data, kind, options, progress)
                 going_on = {"model": continued}
         check_task({"sigmoid": "multilabel", "linear": "regression"}.get(splits.task.activation), options)
         for note in () if kind == "joined" else source.notes:

@@ -151,8 +151,8 @@ def open_backbone(name, weights, preprocessing="auto", *, head=False, image_size
 def open_images(data, image_size, seed, max_bad=0.05):
     """Read the images at a path, and report the notes on them."""
     from thaw.data.images import load_images
+    from thaw.runs.open_data import show_notes
     from thaw.training.progress import count_progress
-    from thaw.workflow import show_notes
 
     with count_progress() as progress:
         splits = load_images(data, image_size=image_size, seed=seed, max_bad=max_bad, progress=progress)

@@ -133,9 +133,9 @@ def advise(
     from thaw.models.heads import attach_head
     from thaw.models.precision import resolve_precision, use_precision
     from thaw.models.state import seed_everything
+    from thaw.runs.open_data import open_any
     from thaw.runs.resolved_plan import too_few
     from thaw.training.progress import ProgressBar
-    from thaw.workflow import open_any
 
     precision = resolve_precision("auto")  # as thaw tune, whose advice it is to be
     seed_everything(seed)

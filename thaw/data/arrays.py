@@ -124,18 +124,18 @@ def read_array(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ) from None
 
 
-def labels_of(data: Any, task: str) -> dict[str, list]:
-    """Return the labels of arrays that a model is measured on.
+def read_labelled_arrays(data: Any, task: str) -> tuple[np.ndarray, dict[str, list]]:
+    """Read arrays that a model is measured on.
 
     Args:
         data: as for :func:`load_arrays`.
         task: as for :func:`load_arrays`.
 
     Returns:
-        A dict with "label", the name of a class; of another task also "target".
+        ``(x, columns)``: ``(n, ...)``, and a dict with "label", the name of a class; of another task also "target".
     """
-    name, _, y, _ = _read(data)
-    return _targets(name, y, task)[0]
+    name, x, y, _ = _read(data)
+    return x, _targets(name, y, task)[0]
 
 
 def _read(data):

@@ -8,7 +8,7 @@ from thaw._keras import functional_graph, graph_nodes
 from thaw._validation import check_model
 from thaw.models.flat import unpack_single
 from thaw.models.heads import compile_classifier, is_predictor, last_units
-from thaw.models.taps import MAX_STANDARDIZED, MIN_VARIANCE, pooling_layer
+from thaw.models.taps import clipped, pooling_layer, standardized
 from thaw.tasks import Classification, Task
 
 
@@ -70,17 +70,9 @@ def join_backbones(backbones, task, *, pooling="avg", name="joined"):
     vectors = []
     for key, part in parts.items():
         given = {entry: inputs[entry] for entry in own[key]}
-        standardize = layers.BatchNormalization(
-            center=False, scale=False, epsilon=MIN_VARIANCE, dtype="float32", trainable=False, name=f"head_{key}_norm"
-        )
-        vectors.append(standardize(part(given if isinstance(part.input, dict) else given[key])))
-    x = vectors[0]
-    if len(vectors) > 1:
-        x = layers.Concatenate(dtype="float32", name="head_standardized")(vectors)
-    # As in a wide head: hard_tanh clips at 1.
-    x = layers.Rescaling(1 / MAX_STANDARDIZED, dtype="float32", name="head_shrink")(x)
-    x = layers.Activation("hard_tanh", dtype="float32", name="head_clip")(x)
-    x = layers.Rescaling(MAX_STANDARDIZED, dtype="float32", name="head_features")(x)
+        features = part(given if isinstance(part.input, dict) else given[key])
+        vectors.append(standardized(features, f"head_{key}_norm"))
+    x = clipped(vectors)  # as in a wide head
     predict = layers.Dense(
         task.units, activation=task.activation, kernel_initializer="zeros", dtype="float32", name="head_classes"
     )

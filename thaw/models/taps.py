@@ -80,10 +80,33 @@ def wide_features(flat, features, pooling, name):
             layer = layers.Activation("linear", **options) if rank == 2 else pooling_layer(pooling, rank, **options)
             pooled.append(layer(tensor))
         joined = pooled[0] if len(pooled) == 1 else _concatenate(pooled, f"{prefix}_features")
-        standardize = layers.BatchNormalization(
-            center=False, scale=False, epsilon=MIN_VARIANCE, dtype="float32", trainable=False, name=f"{prefix}_norm"
-        )
-        vectors.append(standardize(joined))
+        vectors.append(standardized(joined, f"{prefix}_norm"))
+    return clipped(vectors)
+
+
+def standardized(tensor, name):
+    """Standardize a vector by constants that are weights: the moving mean and variance of a frozen norm.
+
+    Args:
+        tensor: ``(batch, width)``.
+        name: of the layer.
+    """
+    from keras import layers
+
+    norm = layers.BatchNormalization(
+        center=False, scale=False, epsilon=MIN_VARIANCE, dtype="float32", trainable=False, name=name
+    )
+    return norm(tensor)
+
+
+def clipped(vectors):
+    """Concatenate standardized vectors, and clip them.
+
+    Args:
+        vectors: list of symbolic tensors ``(batch, width)``, float32.
+    """
+    from keras import layers
+
     x = vectors[0] if len(vectors) == 1 else _concatenate(vectors, "head_standardized")
     # hard_tanh clips at 1. A file in HDF5 with keras.ops.clip does not open again.
     x = layers.Rescaling(1 / MAX_STANDARDIZED, dtype="float32", name="head_shrink")(x)

@@ -325,12 +325,10 @@ class Run:
         """
         from thaw.runs.predictor import predict, predict_files, predict_rows
 
-        options = {"top": top, "batch_size": batch_size}
+        options = {"top": top, "batch_size": batch_size, **self._flipped(views)}
         options |= dict(zip(("task", "spread"), self._task_and_spread))
         if self.input is not None:
-            self._refuse_views(views)
             return predict_rows(self.model, self.input, inputs, self.labels, **options)
-        options |= self._flipped(views)
         if isinstance(inputs, (str, os.PathLike)):
             inputs = [inputs]
         if isinstance(inputs, (list, tuple)) and all(isinstance(item, (str, os.PathLike)) for item in inputs):
@@ -362,10 +360,8 @@ class Run:
             ValueError: a class that the model does not know, no image that can be read, ``views`` below 1, or views of
                 the test images of the run.
         """
-        options = dict(zip(("task", "spread"), self._task_and_spread)) | {"batch_size": batch_size}
-        if self.input is not None:
-            self._refuse_views(views)
-        options |= {} if self.input is not None else self._flipped(views)
+        options = {"batch_size": batch_size, **self._flipped(views)}
+        options |= dict(zip(("task", "spread"), self._task_and_spread))
         used = {"views": options["views"]} if views > 1 else {}
         if data is None:
             if views > 1:
@@ -407,16 +403,19 @@ class Run:
         return verify_run(self.folder)
 
     def _flipped(self, views):
-        """Return the views and flips to predict with: those that the run was trained with, at most ``views``."""
+        """Return the views and flips to predict with: those that the run was trained with, at most ``views``.
+
+        Only images have some.
+        """
         from thaw._validation import as_int
         from thaw.data.augmentation import count_flips
 
+        if self.input is not None:
+            if views != 1:
+                raise ValueError(f"views={views} is for images, and the run is on {self.input.noun}s; leave it out.")
+            return {}
         flips = self.config.get("flips", "none")
         return {"views": min(as_int("views", views, 1), count_flips(flips)), "flips": flips}
-
-    def _refuse_views(self, views):
-        if views != 1:
-            raise ValueError(f"views={views} is for images, and the run is on {self.input.noun}s; leave it out.")
 
     def _json(self, name):
         return json.loads((self.folder / name).read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from thaw.runs.input_options import LOADER_OPTIONS, SAID, check_input_options
+from thaw.runs.row_inputs import TOKENIZER, kind_of_splits
 
 MAX_REJECTED_SHOWN = 10
 
@@ -32,13 +33,10 @@ def find_input(data, *, text=None, columns=None, image=None, numbers=None):
         >>> find_input({"age": [30, 40], "label": ["no", "yes"]}), find_input("reviews.csv", text="body")
         ('table', 'text')
     """
-    from thaw.data.arrays import ARRAY_SUFFIXES, ArraySplits
-    from thaw.data.columns import TableSplits
+    from thaw.data.arrays import ARRAY_SUFFIXES
     from thaw.data.frames import table_columns
-    from thaw.data.joined_columns import JoinedSplits
     from thaw.data.splits import Splits
     from thaw.data.tables import positions_of
-    from thaw.data.text import TextSplits
     from thaw.data.text_files import text_column
 
     several = sum(name is not None for name in (image, text, numbers))
@@ -55,8 +53,7 @@ def find_input(data, *, text=None, columns=None, image=None, numbers=None):
     if isinstance(data, Splits):
         if (text, columns) != (None, None):
             raise ValueError("The Splits say what they hold; leave text and columns out, or give the data's path.")
-        kinds = {TextSplits: "text", TableSplits: "table", ArraySplits: "array", JoinedSplits: "joined"}
-        return next((kind for splits, kind in kinds.items() if isinstance(data, splits)), "image")
+        return kind_of_splits(data)
     is_path = isinstance(data, (str, os.PathLike))
     if isinstance(data, tuple) or (is_path and Path(data).suffix.lower() in ARRAY_SUFFIXES):
         return "array"
@@ -107,16 +104,14 @@ def said_by_run(run, data, options):
     """Return what an earlier run says of the same kind of data, where it is not said again: label, text and task.
 
     Args:
-        run: path of the run folder.
+        run: :class:`~thaw.runs.folder.Run`.
         data: as for :func:`thaw.tune`.
         options: dict of the arguments of :func:`thaw.tune`.
 
     Returns:
         A dict.
     """
-    from thaw.runs.folder import open_run
-
-    config = open_run(run).config
+    config = run.config
     is_folder = isinstance(data, (str, os.PathLike)) and Path(data).is_dir()
     asked = (options.get("columns"), options.get("image"), options.get("numbers")) != (None, None, None)
     names = [] if is_folder else ["label", "task", *([] if asked else ["text"])]
@@ -305,12 +300,10 @@ def read_data(data, kind, options, size=None, progress=None):
 
     if isinstance(data, Splits):
         return data
-    if kind == "array":
-        return load_arrays(
-            data, **{name: options[name] for name in LOADER_OPTIONS[kind] if options.get(name) is not None}
-        )
-    label, columns = label_columns(options.get("label")), options.get("columns")
     common = {name: options[name] for name in LOADER_OPTIONS[kind] if options.get(name) is not None}
+    if kind == "array":
+        return load_arrays(data, **common)
+    label, columns = label_columns(options.get("label")), options.get("columns")
     if kind == "image":
         size = {} if size is None else {"image_size": size}
         return load_images(data, label=label, **size, progress=progress, **common)
@@ -324,13 +317,14 @@ def read_data(data, kind, options, size=None, progress=None):
     return load_table(data, label=label or "label", columns=columns, **common)
 
 
-def open_continued(data, kind, options, progress=None):
+def open_continued(run, data, kind, options, progress=None):
     """Read data, and open the model of an earlier run to go on with.
 
     Args:
+        run: the earlier :class:`~thaw.runs.folder.Run`.
         data: as for :func:`thaw.tune`.
         kind: what :func:`find_input` returns.
-        options: dict of the arguments of :func:`thaw.tune`; ``"from_run"`` is the path of the earlier run.
+        options: dict of the arguments of :func:`thaw.tune`.
         progress: as for :func:`open_data`.
 
     Returns:
@@ -338,16 +332,12 @@ def open_continued(data, kind, options, progress=None):
         :func:`thaw.models.continuation.continue_head` makes it.
 
     Raises:
-        FileNotFoundError: there is no such run.
         ValueError: it takes other inputs, predicts something else, or has no head to go on with.
     """
     from thaw.models.backbone import input_size
     from thaw.models.continuation import continue_head, continue_table, last_of_blend
     from thaw.retention.source_tasks import SourceTask
-    from thaw.runs.folder import open_run
-    from thaw.runs.row_inputs import TOKENIZER
 
-    run = open_run(options["from_run"])
     own = "image" if run.input is None else run.input.kind
     if own != kind:
         raise ValueError(f"{run.folder} is a run on {SAID[own]}, and the data are {SAID[kind]}; expected the same.")

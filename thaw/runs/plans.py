@@ -39,8 +39,9 @@ def table_plan(*, epochs=None, learning_rate=None, patience=None):
         >>> table_plan(epochs=5).epochs
         5
     """
-    settings = {"epochs": epochs or TABLE_EPOCHS, "learning_rate": learning_rate or TABLE_RATE}
-    return Plan([Phase(name="all", **settings, patience=TABLE_PATIENCE if patience is None else patience)])
+    given = {"epochs": epochs, "learning_rate": learning_rate, "patience": patience}
+    usual = {"epochs": TABLE_EPOCHS, "learning_rate": TABLE_RATE, "patience": TABLE_PATIENCE}
+    return Plan([Phase(name="all", **usual | {name: value for name, value in given.items() if value is not None})])
 
 
 def continued_plan(plan, kind, *, epochs=None, learning_rate=None, patience=None):

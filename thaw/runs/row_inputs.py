@@ -14,6 +14,21 @@ from thaw._files import to_json, write_text
 INPUT, TOKENIZER = "input.json", "tokenizer.json"
 
 
+def kind_of_splits(splits):
+    """Return what Splits hold: ``"text"``, ``"table"``, ``"array"``, ``"joined"``, and of any others ``"image"``.
+
+    Args:
+        splits: :class:`~thaw.data.splits.Splits`.
+    """
+    from thaw.data.arrays import ArraySplits
+    from thaw.data.columns import TableSplits
+    from thaw.data.joined_columns import JoinedSplits
+    from thaw.data.text import TextSplits
+
+    kinds = {TextSplits: "text", TableSplits: "table", ArraySplits: "array", JoinedSplits: "joined"}
+    return next((kind for own, kind in kinds.items() if isinstance(splits, own)), "image")
+
+
 def input_files(splits):
     """Return the files of a run that say what its model takes; none for images.
 
@@ -23,23 +38,19 @@ def input_files(splits):
     Returns:
         A dict from the name of a file to the function that writes it.
     """
-    from thaw.data.arrays import ArraySplits
-    from thaw.data.columns import TableSplits
-    from thaw.data.joined_columns import JoinedSplits
-    from thaw.data.text import TextSplits
-
-    if isinstance(splits, JoinedSplits):
+    kind = kind_of_splits(splits)
+    if kind == "joined":
         described = {"input": "joined", "image": splits.image, "text": splits.text, "image_size": splits.image_size}
         described["length"] = int(splits.train.x["text"].shape[1]) if splits.text else None
         described["columns"] = [dataclasses.asdict(column) for column in splits.columns]
         tokenizer = {TOKENIZER: write_text(splits.tokenizer.to_str())} if splits.text else {}
         return {INPUT: write_text(to_json(described)), **tokenizer}
-    if isinstance(splits, ArraySplits):
+    if kind == "array":
         return {INPUT: write_text(to_json({"input": "array", "shape": splits.train.x.shape[1:]}))}
-    if isinstance(splits, TextSplits):
+    if kind == "text":
         described = {"input": "text", "column": splits.column, "length": int(splits.train.x.shape[1])}
         return {INPUT: write_text(to_json(described)), TOKENIZER: write_text(splits.tokenizer.to_str())}
-    if isinstance(splits, TableSplits):
+    if kind == "table":
         columns = [dataclasses.asdict(column) for column in splits.columns]
         return {INPUT: write_text(to_json({"input": "table", "columns": columns}))}
     return {}
@@ -185,15 +196,15 @@ class TableInput:
 
 
 @dataclasses.dataclass(frozen=True)
-class JoinedInput:
+class JoinedInput(TableInput):
     """Rows with a picture, a text and numbers, or two of these, as a model takes them.
 
     Args:
+        columns: as in :class:`TableInput`.
         image: name of the column of images; ``None`` without images.
         text: name of the column of texts; ``None`` without texts.
         image_size: side of the images in pixels.
         length: pieces of each text.
-        columns: tuple of :class:`thaw.data.column_kinds.Column`.
         tokenizer: path of the file of the tokenizer.
     """
 
@@ -201,7 +212,6 @@ class JoinedInput:
     text: str | None
     image_size: int
     length: int | None
-    columns: tuple
     tokenizer: Path | None
     kind, noun = "joined", "row"
 
@@ -209,7 +219,7 @@ class JoinedInput:
         """Read the rows of a table, as :meth:`TableInput.read` does; paths of images are found beside a file."""
         from thaw.data.image_paths import find_images
 
-        names, rows = TableInput(self.columns).read(source)
+        names, rows = super().read(source)
         if self.image in rows and isinstance(source, (str, os.PathLike)):
             known = [i for i, cell in enumerate(rows[self.image]) if cell is not None]
             found = find_images(Path(source), [str(rows[self.image][i]) for i in known])[0] if known else []
@@ -225,13 +235,6 @@ class JoinedInput:
         tokenizer = None if self.tokenizer is None else load_tokenizer(self.tokenizer)
         sizes = {"image_size": self.image_size, "length": self.length, "tokenizer": tokenizer}
         return encode_rows(rows, image=self.image, text=self.text, columns=self.columns, **sizes)
-
-    def labelled(self, source, task: str, label):
-        """Read labelled rows; return ``(names, rows, columns)`` with the column "label"."""
-        from thaw.data.columns import label_cells
-
-        names, rows = self.read(source)
-        return names, rows, label_cells(rows, label or "label", task)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,10 +269,13 @@ class ArrayInput:
         found = read_array(source) if is_path else {"x": np.asarray(source)}
         if "x" not in found:
             raise ValueError(f"{source} holds {', '.join(found)}; expected an array x.")
-        if found["x"].shape[1:] != self.shape:
-            raise ValueError(f"The rows have shape {found['x'].shape[1:]}; expected {self.shape}, as in the training.")
-        name = Path(source).name if is_path else "the array"
-        return [f"{name}, row {i + 1}" for i in range(len(found["x"]))], found["x"]
+        return self._named(source, found["x"]), found["x"]
+
+    def _named(self, source, x):
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"The rows have shape {x.shape[1:]}; expected {self.shape}, as in the training.")
+        name = Path(source).name if isinstance(source, (str, os.PathLike)) else "the array"
+        return [f"{name}, row {i + 1}" for i in range(len(x))]
 
     def encode(self, rows) -> tuple[Any, dict[int, str]]:
         """Return what the model takes; no row is left out."""
@@ -277,10 +283,10 @@ class ArrayInput:
 
     def labelled(self, source, task: str, label):
         """Read labelled rows; return ``(names, rows, columns)`` with the column "label", and "target" of numbers."""
-        from thaw.data.arrays import labels_of
+        from thaw.data.arrays import read_labelled_arrays
 
-        names, rows = self.read(source)
-        return names, rows, labels_of(source, task)
+        rows, columns = read_labelled_arrays(source, task)
+        return self._named(source, rows), rows, columns
 
 
 def _is_file(source):

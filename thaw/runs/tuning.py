@@ -16,7 +16,7 @@ from thaw.runs.frozen_model import adjust_for_classes, choose_features, solve_fr
 from thaw.runs.plans import continued_plan, is_solved_alone, may_blend, plan_for_numbers
 from thaw.runs.resolved_plan import RECORD, default_plan, resolve_plan, scaled_plan
 from thaw.runs.results import compared_with_trees, measure, measure_targets, quarantine
-from thaw.runs.row_inputs import input_files
+from thaw.runs.row_inputs import input_files, kind_of_splits
 from thaw.runs.task_file import decide_by_held_out, hold_out
 from thaw.runs.time_limit import advice_minutes, plan_in_time
 
@@ -138,7 +138,6 @@ def tune_splits(
     import keras
 
     from thaw.advice.trials import randomize_weights
-    from thaw.data.columns import TableSplits
     from thaw.finetune import fine_tune
     from thaw.models.backbone import input_size
     from thaw.models.loading import unsaveable_reason
@@ -151,8 +150,9 @@ def tune_splits(
     if splits.validation is None:
         raise ValueError("There are no validation examples, by which the best epoch is chosen; hold some out.")
     folder, source, task = Path(folder), SourceTask.of(backbone), splits.task
-    is_classes, is_table, held_out, told = task.activation == "softmax", isinstance(splits, TableSplits), None, []
-    if input_files(splits) == {}:
+    kind = kind_of_splits(splits)
+    is_classes, is_table, held_out, told = task.activation == "softmax", kind == "table", None, []
+    if kind == "image":
         input_size(source.backbone)  # raises for a backbone that takes no images
     if is_table and is_classes and monitor is None:
         monitor = "loss"  # whose best epoch is the better one where a net is trained from random weights
