@@ -31,7 +31,7 @@ def codes(findings):
 @pytest.mark.slow
 def test_high_rate_destroys_the_features(pitfall):
     example = pitfall("learning_rate")
-    ways = example.run(example.wrong, example.right, counts=(96, 32, 200), epochs=8, size=64)
+    ways = example.run(example.wrong, example.right, counts=(96, 32, 160), epochs=4, size=48)
     findings, wrong, before, after = next(ways)
     assert codes(findings) == {"high-rate"}
     assert after < before - 0.05

@@ -217,7 +217,7 @@ class StopAt(keras.callbacks.Callback):
             raise Stop
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 2, 4])
+@pytest.mark.parametrize("epoch", [1, 4])
 def test_resumes_bit_identically(epoch, pictures, tmp_path):
     x, y = pictures
     plan = [HEAD, TUNE, Phase(name="more", epochs=2, train=2, learning_rate=1e-3)]

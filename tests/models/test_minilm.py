@@ -116,8 +116,8 @@ def test_padding_changes_nothing(small):
         model.set_weights(small.get_weights())
         pool = keras.layers.GlobalAveragePooling1D()
         pooled.append(keras.Model(model.input, pool(model.output))(padded(length)).numpy())
-    assert np.abs(pooled[0] - pooled[1]).max() < 1e-6
-    assert np.abs(pooled[0] - pooled[2]).max() < 1e-6
+    assert np.abs(pooled[0] - pooled[1]).max() < 5e-6  # sums over other lengths round otherwise, by CPU
+    assert np.abs(pooled[0] - pooled[2]).max() < 5e-6
 
 
 def test_stages_are_embeddings_blocks_and_head(small, assert_partition):

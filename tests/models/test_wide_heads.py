@@ -1,8 +1,5 @@
 """attach_head(features="upper" | "all"): what is tapped, the graph, its stages, and taking it off again."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -299,7 +296,7 @@ assert not [name for name in sys.modules if name.split(".")[0] == "thaw"]
 @pytest.mark.parametrize(
     ("name", "kind"), [("nested", "keras"), ("nested", "h5"), ("inverted", "export"), ("masked", "keras")]
 )
-def test_a_file_opens_with_only_keras(name, kind, tmp_path):
+def test_a_file_opens_with_only_keras(name, kind, tmp_path, python):
     model = constants(attach_head(NETS[name](), 3, features="all"))
     x = inputs_for(model)
     path = tmp_path / f"model.{kind}"
@@ -308,9 +305,7 @@ def test_a_file_opens_with_only_keras(name, kind, tmp_path):
     else:
         model.save(path)
     np.save(tmp_path / "x.npy", x)
-    (tmp_path / "open.py").write_text(SCRIPT)
-    command = [sys.executable, "open.py", path, "x.npy", "out.npy"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = python("-c", SCRIPT, path, "x.npy", "out.npy", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), model.predict(x, verbose=0), atol=1e-6)
     if kind != "export":

@@ -196,7 +196,7 @@ class Dataset:
 
         if view is None and batch_size in self._ordered:
             return self._ordered[batch_size]
-        order = tf.data.Dataset.range(len(self)).map(lambda i: (i, tf.constant(view or 0, tf.int64)))
+        order = tf.data.Dataset.from_tensor_slices((np.arange(len(self)), np.full(len(self), view or 0)))
         augmented = view is not None and self.augment is not None
         batches = _without_autotuning(self._batches(order, batch_size, seed, augmented).prefetch(2))
         if view is None:
@@ -240,7 +240,7 @@ class Dataset:
         # Batches never straddle two epochs.
         return _without_autotuning(
             epochs.flat_map(
-                lambda epoch: self._batches(order(epoch), batch_size, drawn, self.augment is not None)
+                _as_it_is(lambda epoch: self._batches(order(epoch), batch_size, drawn, self.augment is not None))
             ).prefetch(4)
         )
 
@@ -250,7 +250,7 @@ class Dataset:
         batch_size = as_int("batch_size", batch_size, 1)
         parallel = {"num_parallel_calls": os.cpu_count() or 1, "deterministic": True}
         if self.load is None and not augmented:
-            return order.batch(batch_size).map(self._gather, **parallel)
+            return order.batch(batch_size).map(_as_it_is(self._gather), **parallel)
         keys = tf.constant(self.content_keys)
 
         def one(i, view):
@@ -378,6 +378,13 @@ def _is_mapped(rows):
             return True
         rows = rows.base
     return False
+
+
+def _as_it_is(function):
+    """Trace a function of ours without AutoGraph, which would read its source again for each data set."""
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 def _without_autotuning(dataset):

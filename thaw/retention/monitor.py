@@ -248,6 +248,8 @@ class ForgettingMonitor:
         monitor: name in the logs by which an epoch inside the budget is better. Default ``"val_accuracy"``.
         mode: ``"max"`` or ``"min"``: which direction of it is better. Default ``"max"``.
         alphas: the interpolations to try where a budget is exceeded, :class:`thaw.retention.budget.PathAlphas`.
+        trains_backbone: whether more than the head may be trained; else stages stay the same, and their similarity is
+            not computed. Default ``True``.
         batch_size: examples in a batch. Default 32.
         seed: seed of the intervals.
 
@@ -286,6 +288,7 @@ class ForgettingMonitor:
         monitor="val_accuracy",
         mode="max",
         alphas=PATH_ALPHAS,
+        trains_backbone=True,
         batch_size=32,
         seed=0,
     ):
@@ -293,7 +296,7 @@ class ForgettingMonitor:
             raise ValueError("There are no validation data; what is forgotten can be measured only beside them.")
         self.source, self.model, self.splits = source, model, splits
         self.monitor, self.mode, self.alphas = monitor, mode, alphas
-        self.batch_size, self.seed = batch_size, seed
+        self.trains_backbone, self.batch_size, self.seed = trains_backbone, batch_size, seed
         self.notes, self.callbacks = list(source.notes), []
         self.start = [w.numpy() for w in model.weights]
         self.examples = self._select_examples()
@@ -312,8 +315,8 @@ class ForgettingMonitor:
         Returns:
             A dict that goes into JSON: how it was ``measured``, ``score``, ``before``, ``after``, ``lost`` and
             ``forgotten`` with intervals, what :func:`~thaw.retention.budget.enforce_budget` returned, and
-            ``similarity`` of the stages where no images of the source task are given; or ``None`` where nothing can be
-            measured. The model then holds the chosen weights.
+            ``similarity`` of the stages where they may be trained and no images of the source task are given; or
+            ``None`` where nothing can be measured. The model then holds the chosen weights.
         """
         if self._watch is None:
             return None
@@ -399,7 +402,7 @@ class ForgettingMonitor:
             if source.max_forgetting is not None:
                 self._best = _best_weights(self.model, self.monitor, self.mode)
             self.callbacks = [self._watch, self._follower()]
-        if source.examples is None and len(self.examples) >= MIN_BATCH_SIZE:
+        if source.examples is None and self.trains_backbone and len(self.examples) >= MIN_BATCH_SIZE:
             self._grams = stage_grams(self.model, self._similarity_examples(), batch_size=SIMILARITY_BATCH_SIZE)
 
     def _follower(self):
